@@ -1,0 +1,313 @@
+"""The `doclora` command. Heavy packages are imported by the commands that need them."""
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from server.client import Client, Json, RequestRefused, ServerUnreachable
+from server.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="A document becomes a LoRA adapter in one forward pass; chat with it by its ID.",
+    epilog="Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no server answers.",
+    pretty_exceptions_show_locals=False,
+)
+console = Console()
+notices = Console(stderr=True)
+
+UNREACHABLE = 3
+DEFAULT_URL = "http://127.0.0.1:8000"
+FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+# their help texts say what the default is
+EXPLAINED = {
+    "database_url",
+    "generator",
+    "model",
+    "served_name",
+    "max_model_len",
+}
+
+Url = Annotated[str, typer.Option(envvar="DOCLORA_URL", help="Address of the server")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs")]
+Documents = Annotated[
+    list[Path], typer.Argument(help="UTF-8 text or Markdown", exists=True, dir_okay=False)
+]
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """End the command with a message on standard error."""
+    notices.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(status)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Client]:
+    """A client whose errors end the command with a message and the right exit status."""
+    try:
+        with Client(url) as client:
+            yield client
+    except ServerUnreachable as error:
+        fail(str(error), UNREACHABLE)
+    except RequestRefused as error:
+        fail(str(error))
+
+
+def _with_a_flag_for_each_setting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` an option for each field of Settings; unset ones stay None."""
+    flags = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                setting.annotation | None,  # type: ignore[operator]
+                typer.Option(
+                    help=setting.description,
+                    show_default=str(setting.default) if name not in EXPLAINED else False,
+                ),
+            ],
+        )
+        for name, setting in Settings.model_fields.items()
+    ]
+    command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    command.__annotations__ = {flag.name: flag.annotation for flag in flags}
+    return command
+
+
+@app.command(epilog="Every option is also an environment variable, such as DOCLORA_MAX_WAIT.")
+@_with_a_flag_for_each_setting
+def serve(**flags: Any) -> None:
+    """Run the server."""
+    try:
+        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = str(fault["loc"][0])
+        option = f"--{name.replace('_', '-')} (DOCLORA_{name.upper()})"
+        fail(f"{option}: {fault['msg']}, not {fault['input']!r}", 2)
+    from server.app import run
+
+    run(settings)
+
+
+@app.command()
+def add(
+    files: Documents,
+    name: Annotated[str | None, typer.Option(help="Name of the adapter (one file only)")] = None,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Turn documents into adapters on the server."""
+    if name is not None and len(files) > 1:
+        raise typer.BadParameter("one name cannot name several adapters", param_hint="--name")
+    with connected(url) as client, _stages() as stages:
+        accepted = [_upload(client, file, name) for file in files]
+        finished = [_follow(client, adapter, stages) for adapter in accepted]
+    for adapter in finished:
+        if as_json:
+            typer.echo(json.dumps(adapter))
+        elif adapter["status"] == "ready":
+            typer.echo(f"{adapter['id']}  {_title(adapter)}  {_measures(adapter)}")
+    broken = [adapter for adapter in finished if adapter["status"] != "ready"]
+    if broken:
+        fail("; ".join(f"{_title(adapter)}: {_reason(adapter)}" for adapter in broken))
+
+
+@app.command("ls")
+def list_adapters(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Newest adapters to show")] = 20,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List the server's adapters, newest first."""
+    with connected(url) as client:
+        page = client.adapters(limit)
+    if as_json:
+        typer.echo(json.dumps(page))
+        return
+    if not page["data"]:
+        notices.print("No adapters yet; make one with `doclora add FILE`.")
+        return
+    console.print(_table(page["data"]))
+    if page["has_more"]:
+        notices.print(f"There are more than {limit}.", style="dim")
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="Adapter ID or name, or the base model")],
+    question: Annotated[str | None, typer.Argument(help="Ask this and leave")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Talk to an adapter; without a question, until end of input."""
+    with connected(url) as client:
+        if question is not None:
+            _answer(client, model, [{"role": "user", "content": question}])
+            return
+        notices.print(f"Chatting with {model}; end with Ctrl-D.", style="dim", markup=False)
+        conversation: list[Json] = []
+        while (line := _ask()) is not None:
+            conversation.append({"role": "user", "content": line})
+            try:
+                answer = _answer(client, model, conversation)
+            except RequestRefused as error:
+                if error.status == 404 or len(conversation) == 1:
+                    raise
+                notices.print(f"{error} Starting afresh.", style="yellow", markup=False)
+                conversation.clear()
+            else:
+                conversation.append({"role": "assistant", "content": answer})
+
+
+@app.command("rm")
+def remove(
+    adapters: Annotated[list[str], typer.Argument(help="Adapter IDs", metavar="ID...")],
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Delete adapters and their documents for good."""
+    with connected(url) as client:
+        for adapter in adapters:
+            client.remove(adapter)
+            typer.echo(f"{adapter} deleted")
+
+
+@app.command()
+def generate(
+    files: Documents,
+    out: Annotated[Path, typer.Option(help="Folder for one PEFT adapter folder a document")],
+    generator: Annotated[
+        Path,
+        typer.Option(
+            help="Native generator folder (default: the embedded one)",
+            show_default=False,
+            envvar="DOCLORA_GENERATOR",
+        ),
+    ] = Settings.model_fields["generator"].default,
+    max_chunk_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a chunk (default: the generator's)")
+    ] = None,
+) -> None:
+    """Turn documents into PEFT adapter folders, without a server."""
+    from server.offline import generate_adapters
+
+    generate_adapters(files, out, generator, max_chunk_tokens)
+
+
+@app.command(context_settings=FORWARDED)
+def train(context: typer.Context) -> None:
+    """Train the embedded base model and its generators."""
+    from generator.training.cli import app as training
+
+    training(context.args, prog_name="doclora train")
+
+
+@app.command("eval", context_settings=FORWARDED)
+def evaluate(context: typer.Context) -> None:
+    """Measure what a generator's adapters remember."""
+    from generator.evaluation.cli import app as evaluation
+
+    evaluation(context.args, prog_name="doclora eval")
+
+
+def _upload(client: Client, file: Path, name: str | None) -> Json:
+    try:
+        return client.add(file, name)
+    except RequestRefused as error:
+        raise RequestRefused(error.status, f"{file}: {error}", error.code) from error
+
+
+def _stages() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[stage]}"),
+        console=notices,
+        transient=True,
+    )
+
+
+def _follow(client: Client, adapter: Json, stages: Progress) -> Json:
+    """The adapter in its final state, its way there shown."""
+    task = stages.add_task(_title(adapter), total=None, stage=adapter["status"])
+    for state in client.follow(adapter["id"]):
+        adapter = state
+        chunks = adapter["progress"]
+        stages.update(
+            task,
+            stage=adapter["status"],
+            completed=chunks["done"],
+            total=chunks["total"] or None,
+        )
+    return adapter
+
+
+def _ask() -> str | None:
+    """A line of the user's that says something; None at the end of input."""
+    while True:
+        try:
+            line = console.input("[bold]> [/bold]").strip()
+        except (EOFError, KeyboardInterrupt):
+            return None
+        if line:
+            return line
+
+
+def _answer(client: Client, model: str, messages: list[Json]) -> str:
+    pieces = []
+    for piece in client.chat(model, messages):
+        typer.echo(piece, nl=False)
+        pieces.append(piece)
+    typer.echo()
+    return "".join(pieces)
+
+
+def _title(adapter: Json) -> str:
+    if adapter["name"]:
+        return f"{adapter['name']} v{adapter['version']}"
+    return str(adapter["source_name"] or adapter["id"])
+
+
+def _reason(adapter: Json) -> str:
+    return str(adapter["error"]["message"] if adapter["error"] else adapter["status"])
+
+
+def _measures(adapter: Json) -> str:
+    seconds = sum(time for time in adapter["timings_ms"].values() if time) / 1000
+    return (
+        f"{adapter['tokens']} tokens, {adapter['chunks']} chunks, rank {adapter['rank']}, "
+        f"{adapter['bytes'] / 2**20:.1f} MiB, {seconds:.2f} s"
+    )
+
+
+def _table(adapters: list[Json]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("ID", no_wrap=True)
+    table.add_column("NAME")
+    table.add_column("STATUS")
+    for measure in ("TOKENS", "RANK", "SIZE"):
+        table.add_column(measure, justify="right")
+    table.add_column("RESIDENT")
+    for adapter in adapters:
+        size = f"{adapter['bytes'] / 2**20:.1f} MiB" if adapter["bytes"] else ""
+        table.add_row(
+            adapter["id"],
+            _title(adapter) if adapter["name"] or adapter["source_name"] else "",
+            adapter["status"],
+            str(adapter["tokens"] or ""),
+            str(adapter["rank"] or ""),
+            size,
+            "yes" if adapter["resident"] else "",
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Documents to text: what a caller uploads becomes what the generator reads."""

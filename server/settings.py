@@ -1,0 +1,78 @@
+"""Everything an operator can set, by flag or by environment variable `DOCLORA_<NAME>`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+import generator
+
+EMBEDDED = Path(generator.__file__).parent / "pretrained" / "tiny"
+MIB = 2**20
+
+
+class Settings(BaseSettings):
+    """Settings of `doclora serve`. Each field is a flag (`--max-wait`) and a variable
+    (`DOCLORA_MAX_WAIT`); the flag wins."""
+
+    model_config = SettingsConfigDict(env_prefix="DOCLORA_", frozen=True)
+
+    data_dir: Annotated[Path, Field(description="Folder of the catalogue, weights and texts")] = (
+        Path("data")
+    )
+    database_url: Annotated[
+        str | None,
+        Field(description="SQLAlchemy URL of the catalogue (default: SQLite in the data folder)"),
+    ] = None
+    host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535, description="Port to listen on")] = 8000
+
+    generator: Annotated[
+        Path, Field(description="Native generator folder (default: the embedded tiny one)")
+    ] = EMBEDDED / "doc"
+    model: Annotated[
+        str | None,
+        Field(description="Base model: folder or hub name (default: the generator's own)"),
+    ] = None
+    served_name: Annotated[
+        str | None,
+        Field(description="Name of the base model in the API (default: its own name)"),
+    ] = None
+    dtype: Annotated[str, Field(description="Number type of the base model in the engine")] = "auto"
+    max_model_len: Annotated[
+        int | None, Field(ge=1, description="Tokens of prompt and answer (default: the model's)")
+    ] = None
+    kv_cache_gib: Annotated[
+        float, Field(gt=0, description="Memory of the engine's KV cache on CPU, in GiB")
+    ] = 1.0
+    max_loras: Annotated[
+        int, Field(ge=1, description="Distinct adapters in one batch of the engine")
+    ] = 4
+    max_resident: Annotated[
+        int, Field(ge=1, description="Adapters loaded in the engine at once, the rest on disk")
+    ] = 64
+
+    generator_device: Annotated[
+        str, Field(description="Device of the generator process: auto, cpu, cuda, cuda:1, ...")
+    ] = "auto"
+    max_batch_tokens: Annotated[
+        int, Field(ge=1, description="Tokens in one micro-batch of the generator, padding included")
+    ] = 4096
+    jobs: Annotated[
+        int, Field(ge=1, le=256, description="Documents in generation at once; they share batches")
+    ] = 8
+
+    max_upload_bytes: Annotated[
+        int, Field(ge=1, description="Largest body of an upload, in bytes")
+    ] = 16 * MIB
+    max_wait: Annotated[
+        float, Field(ge=0, description="Longest `wait` an upload may ask for, in seconds")
+    ] = 300.0
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe messages that are logged"
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Log lines for people or, as JSON, for collectors"
+    )
