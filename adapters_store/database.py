@@ -1,0 +1,141 @@
+"""Connections to the catalogue's database: SQLite by default, PostgreSQL by its URL.
+
+SQLite gets one connection that writes and a few that only read. Every writing transaction starts
+with BEGIN IMMEDIATE: SQLite's default takes the write lock only at the first write, after the
+reads that the write depends on, and so loses updates between processes without an error.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from adapters_store.errors import StoreLocked, StoreUnavailable
+from adapters_store.faults import translated
+
+BUSY_TIMEOUT_S = 10.0
+"""How long a writer waits for another process's transaction; ours take milliseconds."""
+READERS = 4
+POOL_WAIT_S = 60.0
+
+_OWNER = zlib.crc32(b"doclora catalogue")
+
+
+class Database:
+    """The engines behind one catalogue URL."""
+
+    def __init__(self, url: str) -> None:
+        """`url` is `sqlite:///<file>` or `postgresql://...`; the async driver is chosen here."""
+        self.url = _with_driver(make_url(url))
+        self.place = self.url.render_as_string(hide_password=True)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
+            self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=READERS, query_only=True)
+        else:
+            self._writer = create_async_engine(
+                self.url, pool_size=READERS, pool_timeout=POOL_WAIT_S, pool_pre_ping=True
+            )
+            self._reader = self._writer
+        self._owned = AsyncExitStack()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that may write: committed at the end, rolled back on any exception."""
+        async with self._transaction(self._writer) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads. It waits for no writer and delays none."""
+        async with self._transaction(self._reader) as connection:
+            yield connection
+
+    async def own(self) -> None:
+        """Makes this the only process with the catalogue open; raises StoreLocked.
+
+        On PostgreSQL a session's advisory lock, which the server drops when the process dies. For
+        a SQLite file the lock on the data folder does this.
+        """
+        if self.is_sqlite:
+            return
+        async with AsyncExitStack() as leaving:
+            with translated(self.place):
+                connection = await self._connect(self._writer, leaving)
+                got_it = await connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_OWNER)))
+                await connection.commit()
+            if not got_it:
+                raise StoreLocked(self.place, pid=None)
+            # the lock lives as long as the server's session: end that, not only our use of it
+            leaving.push_async_callback(connection.invalidate)
+            self._owned = leaving.pop_all()
+
+    async def close(self) -> None:
+        await self._owned.aclose()
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+    @asynccontextmanager
+    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        with translated(self.place):
+            async with AsyncExitStack() as leaving:
+                connection = await self._connect(engine, leaving)
+                await leaving.enter_async_context(connection.begin())
+                yield connection
+
+    async def _connect(self, engine: AsyncEngine, leaving: AsyncExitStack) -> AsyncConnection:
+        try:
+            return await leaving.enter_async_context(engine.connect())
+        except (OSError, sa.exc.TimeoutError) as error:  # no answer, or none of the pool is free
+            raise StoreUnavailable(self.place, str(error)) from error
+
+
+def _with_driver(url: URL) -> URL:
+    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+    backend = url.get_backend_name()
+    if backend not in drivers:
+        raise ValueError(
+            f"a catalogue's URL starts with sqlite:// or postgresql://, not {backend}://"
+        )
+    return url.set(drivername=drivers[backend])
+
+
+def _sqlite_engine(
+    url: URL, begin: str, *, pool_size: int, query_only: bool = False
+) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_S,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+    )
+    sa.event.listen(engine.sync_engine, "connect", _prepare(query_only))
+    sa.event.listen(
+        engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin)
+    )
+    return engine
+
+
+def _prepare(query_only: bool) -> Callable[[Any, Any], None]:
+    pragmas = [
+        "journal_mode = WAL",
+        "synchronous = FULL",  # an answer given outlives a power cut; NORMAL would not sync here
+        "foreign_keys = ON",
+        *(["query_only = ON"] if query_only else []),
+    ]
+
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver opens no transaction of its own
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return connect
