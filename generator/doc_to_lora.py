@@ -127,7 +127,7 @@ _COUNTS = {
 
 
 class Factors(NamedTuple):
-    """LoRA factors per module: ``A[m]`` is ``[..., L, R, d_in]``, ``B[m]`` is ``[..., L, R, d_out]``.
+    """LoRA factors per module, ``A[m] [..., L, R, d_in]`` and ``B[m] [..., L, R, d_out]``.
 
     B is rank-major, as the hypernetwork makes it; the delta of a layer is ``scaling * B^T A``.
     """
@@ -245,8 +245,9 @@ class DocToLora(nn.Module):
 
     def head_rows(self, x: Tensor) -> Tensor:
         """A row and B row of each rank side by side, ``[B, L, M, R, head_width]``."""
-        unit = x / x.norm(dim=-1, keepdim=True)
-        return torch.einsum("blmrd,lmdw->blmrw", unit, self.head.float())
+        unit = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        rows: Tensor = torch.einsum("blmrd,lmdw->blmrw", unit, self.head)
+        return rows
 
     def bias(self) -> Factors | None:
         """The generator's own LoRA, ``A[m] [L, R, d_in]``, added once per document."""
@@ -286,7 +287,7 @@ class DocToLora(nn.Module):
 def _side_by_side(
     chunks: dict[str, Tensor], per_document: int, bias: dict[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """``[G * n, L, R, d]`` to ``[G, L, n R, d]``, then the bias ``[L, R, d]`` for every document."""
+    """``[G * n, L, R, d]`` to ``[G, L, n R, d]``, and the bias ``[L, R, d]`` once for each G."""
     combined = {}
     for module, x in chunks.items():
         x = x.unflatten(0, (-1, per_document)).transpose(1, 2).flatten(2, 3)

@@ -45,7 +45,10 @@ RENAMES = (
     (r"\.post_attention_layernorm\.", ".attention_out_norm."),
     (r"\.pre_ff_layernorm\.", ".mlp_norm."),
     (r"\.post_ff_layernorm\.", ".mlp_out_norm."),
-    (r"\.self_attn\.([a-z])_proj\.", lambda m: f".attention.{PROJECTIONS[m[1]]}."),
+    (r"\.self_attn\.q_proj\.", ".attention.query."),
+    (r"\.self_attn\.k_proj\.", ".attention.key."),
+    (r"\.self_attn\.v_proj\.", ".attention.value."),
+    (r"\.self_attn\.o_proj\.", ".attention.output."),
     (r"\.(gate|up|down)_proj\.", r".\1."),
     (r"^layers\.(\d+)\.layers\.0\.", r"pre_head.\1.norm_in."),
     (r"^layers\.(\d+)\.layers\.1\.", r"pre_head.\1.up."),
@@ -53,8 +56,6 @@ RENAMES = (
     (r"^layers\.(\d+)\.layers\.4\.", r"pre_head.\1.norm_out."),
     (r"^head\.weight$", "head"),
 )
-PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "output"}
-
 
 def renamed(key: str) -> str:
     for pattern, replacement in RENAMES:
@@ -78,7 +79,7 @@ class Case:
 
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
-        stand_ins = [(type(name, (Inert,), {}), name) for name in ADMITTED]
+        stand_ins: list[Any] = [(type(name, (Inert,), {}), name) for name in ADMITTED]
         with torch.serialization.safe_globals(stand_ins):
             loaded: dict[str, Any] = torch.load(
                 self.folder / "checkpoint-1" / "pytorch_model.bin",

@@ -1,0 +1,17 @@
+"""How a document is put to the context encoder: the prompt around it, as data."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptFormat:
+    """The prompt that the generator was trained with.
+
+    ``chat_template`` (Jinja) renders the whole document, null is the tokenizer's own. A document
+    of several chunks is cut after rendering, so the chunks inside get back the IDs that the
+    template puts before and after a document: ``context_prefix_ids``, ``context_suffix_ids``.
+    """
+
+    context_prefix_ids: tuple[int, ...]
+    context_suffix_ids: tuple[int, ...]
+    chat_template: str | None = None
