@@ -1,0 +1,29 @@
+# Every target sets itself up first: Python 3.11 or newer is all it needs.
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint bench lock
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'ARGS="..." hands options on, e.g. make serve ARGS="--port 9000", make test ARGS="-k chunks"'
+
+setup: ## make .venv from the lock (PYTHON=... names another Python)
+	@scripts/setup
+
+serve: setup ## run the server on the CPU, with the embedded model
+	.venv/bin/doclora serve $(ARGS)
+
+test: setup ## run all tests, those with the real engine too
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: setup ## check style, types and the Dockerfiles
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/hadolint docker/*.Dockerfile
+	.venv/bin/python scripts/check-docker
+
+bench: setup ## print the benchmarks' ratios
+	.venv/bin/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks $(ARGS)
+
+lock: setup ## rewrite requirements/*.txt (ARGS="--upgrade" for newer versions)
+	.venv/bin/python scripts/lock $(ARGS)
