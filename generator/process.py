@@ -130,12 +130,16 @@ class GeneratorProcess:
         folder: Path,
         *,
         device: str = "auto",
+        base_name: str | None = None,
         max_batch_tokens: int = 4096,
         max_norm: float = 1000.0,
     ) -> None:
+        """`base_name` is written into the adapters as their base model (default: where it lies);
+        `max_norm` is the largest Frobenius norm that a layer's delta may have."""
         self._command = [
             *(sys.executable, "-P", "-m", "generator.worker", str(folder)),
             *("--device", device),
+            *(("--base-name", base_name) if base_name else ()),
             *("--max-batch-tokens", str(max_batch_tokens)),
             *("--max-norm", str(max_norm)),
         ]

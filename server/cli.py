@@ -96,9 +96,12 @@ def serve(**flags: Any) -> None:
         name = str(fault["loc"][0])
         option = f"--{name.replace('_', '-')} (DOCLORA_{name.upper()})"
         fail(f"{option}: {fault['msg']}, not {fault['input']!r}", 2)
-    from server.app import run
+    from server.app import CannotStart, run
 
-    run(settings)
+    try:
+        run(settings)
+    except CannotStart as error:
+        fail(str(error))
 
 
 @app.command()
@@ -199,9 +202,23 @@ def generate(
     ] = None,
 ) -> None:
     """Turn documents into PEFT adapter folders, without a server."""
-    from server.offline import generate_adapters
+    from server.offline import CannotGenerate, generate_adapters
 
-    generate_adapters(files, out, generator, max_chunk_tokens)
+    with _stages() as stages:
+        tasks = {file: stages.add_task(file.name, total=None, stage="") for file in files}
+        try:
+            written = generate_adapters(
+                *(files, out, generator, max_chunk_tokens),
+                lambda file, done, total: stages.update(tasks[file], completed=done, total=total),
+            )
+        except CannotGenerate as error:
+            fail(str(error))
+    for adapter in written:
+        made = adapter.generated
+        typer.echo(
+            f"{adapter.folder}  {made.tokens} tokens, {made.chunks} chunks, rank {made.rank}, "
+            f"{made.seconds:.2f} s"
+        )
 
 
 @app.command(context_settings=FORWARDED)

@@ -6,8 +6,9 @@ OpenAI's clients retry 408, 409, 429 and everything from 500 on unless the answe
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi import HTTPException as FastAPIHTTPException
@@ -17,6 +18,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+
+import adapters_store as store
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +134,12 @@ class DocumentRejected(ApiError):
     code = "document_rejected"
 
 
+class DocumentTooLarge(DocumentRejected):
+    """More tokens than the generator takes."""
+
+    code = "document_too_long"
+
+
 class GenerationFailed(ApiError):
     """The job failed while the caller waited for it."""
 
@@ -156,6 +165,10 @@ class ServiceNotReady(ApiError):
 
     def __init__(self, message: str, *, retry_after: int = 5) -> None:
         super().__init__(message, headers={"retry-after": str(retry_after)})
+
+
+class StorageUnavailable(ServiceNotReady):
+    code = "storage_unavailable"
 
 
 class ErrorDetail(BaseModel):
@@ -199,6 +212,8 @@ def invalid_fields(errors: Sequence[Any]) -> ApiError:
         return MalformedBody(f"The body is not valid JSON: {errors[0]['ctx']['error']}.")
     faults = []
     for fault in errors:
+        if fault["type"] == "extra_forbidden":
+            fault = {**fault, "msg": "no such field is known here"}
         where = fault["loc"]
         place = ".".join(str(part) for part in where[where[:1] in SOURCES :])
         faults.append((place or None, str(fault["msg"]).removeprefix("Value error, ")))
@@ -221,30 +236,57 @@ def _from_http(error: HTTPException, request: Request) -> ApiError:
 
 
 SOURCES = (("body",), ("query",), ("path",), ("header",))
-Translation = Callable[[Exception], ApiError]
+
+
+@contextmanager
+def translating() -> Iterator[None]:
+    """Turn what the store and the generator raise into errors of the API."""
+    try:
+        yield
+    except Exception as error:
+        translated = _translate(error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translate(error: Exception) -> ApiError | None:
+    match error:
+        case store.AdapterNotFound():
+            return AdapterNotFound(f"No adapter {error.id_or_name!r} exists.", param="adapter_id")
+        case store.WrongStatus():
+            return AdapterStateConflict(
+                f"The adapter {error.adapter_id!r} is {error.status}, not "
+                f"{' or '.join(error.wanted)}."
+            )
+        case store.CorruptWeights() | store.CorruptSource():
+            return AdapterFailed(f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        case store.StoreUnwritable():
+            log.error("%s", error)
+            return StorageUnavailable(f"The server cannot store anything now: {error.reason}.")
+        case store.StoreUnavailable():
+            log.error("%s", error)
+            return StorageUnavailable("The server's catalogue does not answer now.")
+    return None
 
 
 class Route(APIRoute):
     """A route of ours: what its handler did not foresee is a defect (500), logged with its trace.
 
     vLLM's app answers 400 to any ValueError or TypeError, which is right for its own handlers and
-    would hide ours. `translations` map the exceptions of the other packages to errors of the API.
+    would hide ours.
     """
-
-    translations: ClassVar[dict[type[Exception], Translation]] = {}
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
             try:
-                return await handle(request)
+                with translating():
+                    return await handle(request)
             except (ApiError, HTTPException, RequestValidationError):
                 raise
             except Exception as error:
-                for kind, translate in self.translations.items():
-                    if isinstance(error, kind):
-                        raise translate(error) from error
                 log.exception("%s %s failed", request.method, request.url.path)
                 raise InternalError from error
 

@@ -1,0 +1,265 @@
+"""The server put together: store, generator process, engine, jobs and routes."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from adapters_store import AdapterStore, StoreError
+from generator.checkpoint import GeneratorConfig, InvalidGenerator, read_config
+from generator.chunks import Chunker
+from generator.process import GeneratorError, GeneratorProcess
+from server import errors, logs
+from server.access import AccessMiddleware
+from server.changes import Changes
+from server.jobs import Jobs
+from server.metrics import Metrics
+from server.models import Models
+from server.registration import Registration, TimedEngine
+from server.removal import Removal
+from server.residency import Residency
+from server.routes import adapters, health, models
+from server.routing import InferenceRouting
+from server.service import Service
+from server.settings import EMBEDDED, Settings
+
+log = logging.getLogger(__name__)
+
+EMBEDDED_NAME = "doclora-tiny"
+STOPPING_SECONDS = 0.2
+DESCRIPTION = """
+Turns a document into a LoRA adapter in one forward pass of a hypernetwork, and answers questions
+with it. Upload a document with `POST /v1/adapters`; then name the adapter's ID as `model` in
+`POST /v1/chat/completions` and the others, with nothing but your question in the messages.
+"""
+
+
+class CannotStart(Exception):
+    """What keeps the server from starting, in words for the operator."""
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises CannotStart."""
+    logs.configure(settings.log_level, settings.log_format)
+    with _explained(), _listening(settings) as sock:
+        config = read_config(settings.generator)
+        model = settings.model or config.base_path
+        _keep_to_ourselves(model)
+        asyncio.run(_serve(settings, config, model, sock))
+
+
+async def _serve(
+    settings: Settings, config: GeneratorConfig, model: str, sock: socket.socket
+) -> None:
+    began = time.monotonic()
+    served_name = settings.served_name or _name_of(model)
+    chunker = Chunker.from_folder(settings.generator)
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        opened = await AdapterStore.open(settings.data_dir, settings.database_url)
+        store = await stack.enter_async_context(opened)
+        generator = GeneratorProcess(
+            settings.generator,
+            device=settings.generator_device,
+            base_name=served_name,
+            max_batch_tokens=settings.max_batch_tokens,
+        )
+        starting = asyncio.create_task(generator.start())
+        stack.push_async_callback(_stop_generator, generator, starting)
+        await asyncio.sleep(
+            0
+        )  # spawns the child: it loads while the engine's start blocks this loop
+        log.info("starting the engine and the generator %s", config.name)
+
+        from server.engine import Engine, EngineConfig  # seconds of importing vLLM
+
+        engine = await stack.enter_async_context(
+            Engine.running(
+                EngineConfig(
+                    model=model,
+                    served_name=served_name,
+                    max_rank=config.max_rank,
+                    target_modules=tuple(config.hypernetwork.modules),
+                    max_loras=settings.max_loras,
+                    max_resident=settings.max_resident,
+                    dtype=settings.dtype,
+                    max_model_len=settings.max_model_len,
+                    kv_cache_gib=settings.kv_cache_gib,
+                    chat_template=config.prompt.chat_template,
+                    # its warnings on CPU are a page that no operator can act on
+                    log_level="info" if settings.log_level == "debug" else "error",
+                )
+            )
+        )
+        await starting
+        timed = TimedEngine(engine, store, metrics)
+        residency = await stack.enter_async_context(Residency(timed, settings.max_resident))
+        metrics.count(residency, generator)
+        changes = Changes(store)
+        jobs = Jobs(
+            store,
+            chunker,
+            generator,
+            _generator_name(config),
+            Registration(residency, store, settings.max_resident),
+            changes,
+            metrics,
+            workers=settings.jobs,
+        )
+        removal = Removal(store, residency, jobs, changes)
+        names = await stack.enter_async_context(Models(served_name, store))
+        await stack.enter_async_context(jobs)
+        await stack.enter_async_context(removal)
+        service = Service(
+            settings=settings,
+            started_at=time.time(),
+            store=store,
+            chunker=chunker,
+            generator=generator,
+            generator_name=_generator_name(config),
+            engine=engine,
+            residency=residency,
+            changes=changes,
+            jobs=jobs,
+            removal=removal,
+            metrics=metrics,
+        )
+        furnish(engine.app, service)
+        engine.app.add_middleware(InferenceRouting, resolve=names.resolve, residency=residency)
+        engine.app.add_middleware(AccessMiddleware)  # outermost: added last
+        _announce(settings, config, model, engine.max_rank, time.monotonic() - began)
+        beside = [
+            asyncio.create_task(_end_waits(engine.app, changes)),
+            # takes a second, for vLLM's requests: not in the event loop, not in the first request
+            asyncio.create_task(asyncio.to_thread(engine.app.openapi)),
+        ]
+        try:
+            await engine.serve(sock)
+        finally:
+            for task in beside:
+                task.cancel()
+        log.info("stopped serving")
+
+
+def furnish(app: FastAPI, service: Service) -> None:
+    """Add this product's routes, errors and OpenAPI document to vLLM's app."""
+    app.state.doclora = service
+    errors.install(app)
+    for router in (adapters.router, models.router, health.router):
+        app.include_router(router)
+    app.title, app.version = "doclora", version("doclora")
+    app.description = DESCRIPTION
+    app.openapi_url, app.docs_url = "/openapi.json", "/docs"
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.setup()
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; FastAPI's own 422 goes, because wrong fields are answered with 400."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        wrong_fields = {
+            "description": "Bad Request",
+            "content": {"application/json": {"schema": errors.ErrorBody.model_json_schema()}},
+        }
+        for path in document["paths"].values():
+            for operation in path.values():
+                if operation["responses"].pop("422", None) is not None:
+                    operation["responses"].setdefault("400", wrong_fields)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(unused, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+async def _stop_generator(generator: GeneratorProcess, starting: asyncio.Task[None]) -> None:
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await generator.stop()
+
+
+async def _end_waits(app: FastAPI, changes: Changes) -> None:
+    """Once the server is told to stop, end what waits for adapters: it would hold up the stop."""
+    while not getattr(getattr(app.state, "server", None), "should_exit", False):
+        await asyncio.sleep(STOPPING_SECONDS)
+    changes.close()
+
+
+def _announce(
+    settings: Settings, config: GeneratorConfig, model: str, slot_rank: int, seconds: float
+) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.info("base model  %s (%s)", settings.served_name or _name_of(model), model)
+    log.info(
+        "generator   %s: rank %d a chunk of %d tokens, up to %d chunks, adapters up to rank %d",
+        *(_generator_name(config), config.hypernetwork.rank, config.max_chunk_tokens),
+        *(config.max_chunks, config.max_rank),
+    )
+    log.info(
+        "memory      KV cache %.1f GiB; %d adapters of rank %d in a batch, %d loaded",
+        *(settings.kv_cache_gib, settings.max_loras, slot_rank, settings.max_resident),
+    )
+    log.info("data        %s", settings.data_dir.resolve())
+    log.info("ready       http://%s:%d after %.0f s", host, settings.port, seconds)
+
+
+def _generator_name(config: GeneratorConfig) -> str:
+    return f"{config.name}@{config.fingerprint[:12]}"
+
+
+def _name_of(model: str) -> str:
+    """What the API calls a base model that was given no name."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    embedded = folder.resolve() == (EMBEDDED / "base").resolve()
+    return EMBEDDED_NAME if embedded else folder.resolve().name
+
+
+def _keep_to_ourselves(model: str) -> None:
+    """No telemetry, and no question to a model hub about a model that lies here."""
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if Path(model).is_dir():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """The bound socket. Bound first, because the engine takes half a minute to start."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((settings.host, settings.port))
+        except OSError as error:
+            raise CannotStart(
+                f"cannot listen on {settings.host} port {settings.port}: {error.strerror}; "
+                "choose another with --host or --port"
+            ) from error
+        yield sock
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    except InvalidGenerator as error:
+        raise CannotStart(f"{error}; --generator names another generator folder") from error
+    except GeneratorError as error:
+        raise CannotStart(f"the generator does not start: {error}") from error
+    except StoreError as error:
+        raise CannotStart(str(error)) from error
