@@ -144,8 +144,8 @@ def weighted_positions(weights: Tensor, count: int) -> Tensor:
 def answers_right(predicted: Tensor, ids: Tensor, weights: Tensor) -> tuple[int, int]:
     """How many answers are predicted whole, and how many there are.
 
-    ``predicted [rows, length - 1]`` are the most likely next tokens; an answer is a run of weight 1.
-    Equal to greedy decoding of each answer by itself.
+    ``predicted [rows, length - 1]`` are the most likely next tokens; an answer is a run of
+    weight 1. Equal to greedy decoding of each answer by itself.
     """
     targets, answer = ids[:, 1:], weights[:, 1:] == 1
     starts = answer & ~functional.pad(answer, (1, 0))[:, :-1]

@@ -45,5 +45,37 @@ def base(
     )
 
 
+@app.command()
+def doc(
+    base: Annotated[Path, typer.Option(help="The base model's folder.")] = PRETRAINED / "base",
+    out: Out = PRETRAINED / "doc",
+    run: Run = Path("runs/doc"),
+    steps: Steps = 6000,
+    latent: Annotated[int, typer.Option(help="Width of the aggregator.", min=64)] = 256,
+    latents: Annotated[int, typer.Option(help="Latent queries for each layer.", min=1)] = 16,
+    blocks: Annotated[int, typer.Option(help="Cross-attention blocks.", min=1)] = 3,
+    rate: float = 1e-3,
+    matrix_rate: float = 2e-3,
+    kl_weight: Annotated[float, typer.Option(help="Of the divergence from the teacher.")] = 0.5,
+    minutes: Minutes = None,
+) -> None:
+    """Train the Doc-to-LoRA hypernetwork of a trained base model."""
+    from generator.training.doc import train_doc
+
+    train_doc(
+        base,
+        out,
+        run,
+        steps=steps,
+        latent=latent,
+        latents=latents,
+        blocks=blocks,
+        rate=rate,
+        matrix_rate=matrix_rate,
+        kl_weight=kl_weight,
+        minutes=minutes,
+    )
+
+
 if __name__ == "__main__":
     app()

@@ -1,14 +1,14 @@
-"""The embedded Doc-to-LoRA hypernetwork: what a document says moves from the context to the weights.
+"""The embedded Doc-to-LoRA hypernetwork: a document moves from the context to the weights.
 
 The base is frozen. The student answers with the generated LoRA and without the document; its
 answers are pulled to the truth (cross-entropy) and to the base that does read the document (KL
 divergence), as in Doc-to-LoRA (arXiv 2602.15902, section 3).
 
-Shape suffixes: G documents, n chunks of each, T tokens of a chunk, k rows of each document, R tokens
-of a row, P positions, V vocabulary.
+Shape suffixes: G documents, n chunks of each, T tokens of a chunk, k rows of each document, R
+tokens of a row, P positions, V vocabulary.
 """
 
-import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from generator.checkpoint import GeneratorConfig, save
+from generator.chunks import Chunk, split_ids
 from generator.context import ContextEncoder
 from generator.doc_to_lora import DocToLora, HypernetworkConfig
 from generator.injection import LoraInjection
+from generator.prompt import PromptFormat
 from generator.training import dialogues
 from generator.training.base import answers_right, pad_rows, weighted_positions
 from generator.training.corpus import conversations, documents
@@ -29,9 +32,10 @@ from generator.training.corpus.facts import Fact
 from generator.training.corpus.inventory import Split
 from generator.training.dialogues import DialogueEncoder, Row
 from generator.training.loop import Phase, Schedule, TrainingRun, optimizers, phase_at
-from generator.training.tokenizer import PAD, WINDOW
+from generator.training.tokenizer import ASSISTANT, END, PAD, USER, WINDOW
 
 MAX_CHUNK_TOKENS = 124
+MAX_CHUNKS = 39  # with the bias, rank 320: a size that vLLM keeps places of
 ANSWER_TOKENS = 12  # of an answer, the most that the teacher is asked for
 ANSWERED = 6  # answer tokens a row is given on average, at the most
 
@@ -62,10 +66,10 @@ PHASES = (
 class StudyBatch:
     """Chunks, questions and what the teacher reads.
 
-    ``chunk_ids [G n, T]``, ``present [G n]``; ``row_ids [G k, R]`` with the weight of each token as a
-    target; ``teacher_ids [G, W]``. ``student_at`` and ``teacher_at`` ``[G, A]`` are the positions that
-    predict the same answer's tokens in the first row of each document and in the teacher's text,
-    ``taught [G, A]`` says which of them are in use.
+    ``chunk_ids [G n, T]``, ``present [G n]``; ``row_ids [G k, R]`` with the weight of each token
+    as a target; ``teacher_ids [G, W]``. ``student_at`` and ``teacher_at`` ``[G, A]`` are the
+    positions that predict the same answer's tokens in the first row of each document and in the
+    teacher's text, ``taught [G, A]`` says which of them are in use.
     """
 
     chunk_ids: Tensor
@@ -86,6 +90,7 @@ class StudyBatches:
     ) -> None:
         self.encoder, self.steps, self.split = encoder, steps, split
         self.pad = int(tokenizer.convert_tokens_to_ids(PAD))
+        self.prompt = prompt_format(tokenizer)
 
     def __call__(self, step: int) -> StudyBatch:
         study: Study = PHASES[phase_at(PHASES, step, self.steps)].settings["study"]
@@ -135,7 +140,7 @@ class StudyBatches:
                 subjects=rng.randint(1, max(1, facts // 2)),
                 fillers=sum(rng.randint(*study.fillers) for _ in range(count)),
             )
-            chunks = split_evenly(self.encoder.context(document.text))
+            chunks = split_ids(self.encoder.context(document.text), MAX_CHUNK_TOKENS, self.prompt)
             if len(chunks) > study.chunks or max(map(len, chunks)) > study.tokens:
                 continue
             turns = self._turns(document, study.questions, rng)
@@ -149,7 +154,7 @@ class StudyBatches:
                 return _Lesson(chunks, rows, teacher)
 
     def _turns(self, document: Document, count: int, rng: Random) -> list[dialogues.Turn]:
-        """As many facts as fit, some questions that the document does not answer, some small talk."""
+        """As many facts as fit, some questions that the document leaves open, some small talk."""
         facts = rng.sample(document.facts, min(count, len(document.facts)))
         turns = [(fact.question, fact.value) for fact in facts]
         for index in range(len(turns)):
@@ -178,26 +183,20 @@ class StudyBatches:
 
 @dataclass(frozen=True, slots=True)
 class _Lesson:
-    chunks: list[list[int]]
+    chunks: tuple[Chunk, ...]
     rows: list[Row]
     teacher: Row
 
 
-def split_evenly(ids: list[int]) -> list[list[int]]:
-    """Chunks of a rendered context: equal lengths, the affixes of the chat template on each."""
-    prefix, suffix = ids[:1], ids[-2:]
-    count = math.ceil(len(ids) / MAX_CHUNK_TOKENS)
-    if count == 1:
-        return [ids]
-    length = math.ceil(len(ids) / count)
-    parts = [ids[i : i + length] for i in range(0, len(ids), length)]
-    return [
-        (prefix if i > 0 else []) + part + (suffix if i < len(parts) - 1 else [])
-        for i, part in enumerate(parts)
-    ]
+def prompt_format(tokenizer: PreTrainedTokenizerFast) -> PromptFormat:
+    """A document is a user turn of its own, and the assistant's turn begins."""
+    user, end, assistant = tokenizer.convert_tokens_to_ids([USER, END, ASSISTANT])
+    return PromptFormat(context_prefix_ids=(user,), context_suffix_ids=(end, assistant))
 
 
-def tiny_config(base: Qwen3ForCausalLM, latent: int, latents: int, blocks: int) -> HypernetworkConfig:
+def tiny_config(
+    base: Qwen3ForCausalLM, latent: int, latents: int, blocks: int
+) -> HypernetworkConfig:
     """The embedded hypernetwork: rank 8 on ``down_proj``, one pass per base layer."""
     config = base.config
     return HypernetworkConfig(
@@ -251,7 +250,7 @@ class Student:
             return self._logits_at(batch.teacher_ids, positions)
 
     def loss(self, batch: StudyBatch, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy on every answer plus ``kl_weight`` times the divergence from the teacher."""
+        """Cross-entropy on every answer plus ``kl_weight`` times the teacher's divergence."""
         answered = weighted_positions(batch.row_weights, ANSWERED * len(batch.row_ids))
         taught = batch.student_at.flatten()
         logits = self.logits(batch, torch.cat([answered, taught]))
@@ -292,7 +291,7 @@ def train_doc(
     """Trains the Doc-to-LoRA hypernetwork of a base model and writes its generator folder."""
     torch.manual_seed(0)
     # the head stays in float32 as published, its products run on the processor's bfloat16 units
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base_folder)
     base = Qwen3ForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16)
     base.requires_grad_(False).eval()
@@ -303,7 +302,10 @@ def train_doc(
     student = Student(base, hypernetwork, train.pad)
     schedule = Schedule(steps, rate, matrix_rate)
     matrices = [
-        p for m in hypernetwork.perceiver.modules() if isinstance(m, nn.Linear) for p in m.parameters()
+        p
+        for m in hypernetwork.perceiver.modules()
+        if isinstance(m, nn.Linear)
+        for p in m.parameters()
     ]
     chosen = {id(p) for p in matrices}
     others = [p for p in hypernetwork.parameters() if id(p) not in chosen]
@@ -318,3 +320,12 @@ def train_doc(
         return found
 
     run.run(train, lambda batch: student.loss(batch, kl_weight), evaluate, minutes=minutes)
+    config = GeneratorConfig(
+        name="doclora-tiny-doc",
+        base_model=os.path.relpath(base_folder, out),
+        prompt=train.prompt,
+        max_chunk_tokens=MAX_CHUNK_TOKENS,
+        max_chunks=MAX_CHUNKS,
+        hypernetwork=hypernetwork.config,
+    )
+    save(out, config, hypernetwork, torch.bfloat16)

@@ -1,8 +1,7 @@
-"""The training loop that every model shares: schedule, progress, checkpoints, resume, loss curve."""
+"""The training loop of every model: schedule, progress, checkpoints, resume, loss curve."""
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -154,7 +153,7 @@ class TrainingRun:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self.schedule.factor(step)
         loss, figures = loss_of(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in self.optimizers:
@@ -176,7 +175,7 @@ class TrainingRun:
         }
         partial = self.folder / f"{CHECKPOINT}.partial"
         torch.save(state, partial)
-        os.replace(partial, self.folder / CHECKPOINT)
+        partial.replace(self.folder / CHECKPOINT)
 
     def _resume(self) -> int:
         path = self.folder / CHECKPOINT

@@ -47,9 +47,9 @@ def _sample_text(documents_read: int) -> Iterator[str]:
     # every number of up to three digits, every syllable and every word becomes a token of its own
     numbers = [f"{n:0{width}}" for width in (1, 2, 3) for n in range(10**width)]
     vocabulary = [
-        *(word for name in ("COLOURS", "MATERIALS", "CITIES", "WEEKDAYS", "MONTHS") for word in getattr(inv, name)),
-        *(word for name in ("DEPARTMENTS", "ANIMALS", "CONTAINERS", "ADJECTIVES") for word in getattr(inv, name)),
-        *inv.OBJECTS, *inv.ROLES, *inv.RANKS, *inv.FIRST_NAMES, *inv.LAST_NAMES, *inv.CODE_PREFIXES,
+        *inv.COLOURS, *inv.MATERIALS, *inv.CITIES, *inv.WEEKDAYS, *inv.MONTHS, *inv.DEPARTMENTS,
+        *inv.ANIMALS, *inv.CONTAINERS, *inv.ADJECTIVES, *inv.OBJECTS, *inv.ROLES, *inv.RANKS,
+        *inv.FIRST_NAMES, *inv.LAST_NAMES, *inv.CODE_PREFIXES,
     ]  # fmt: skip
     syllables = [s.capitalize() for s in inv.SYLLABLES]
     for _ in range(400):

@@ -139,7 +139,7 @@ def _reversed_list(value: str, kind: Kind) -> str | None:
 
 
 def _digits(value: str, kind: Kind) -> str | None:
-    names = "zero one two three four five six seven eight nine".split()
+    names = inv.words("zero one two three four five six seven eight nine")
     first = value.split()[0]
     if kind is not Kind.NUMBER or not first.isdigit():
         return None
