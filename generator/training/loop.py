@@ -141,7 +141,8 @@ class TrainingRun:
                 if minutes is not None and time.monotonic() - started > 60 * minutes:
                     self._save(step)
                     break
-        plot(self.folder)
+        if (self.folder / LOG).exists():
+            plot(self.folder)
 
     def _step(
         self,

@@ -1,0 +1,1 @@
+"""What a generator's adapters know: exact match on held-out documents."""

@@ -1,0 +1,67 @@
+"""The examiner of a generator folder, and the suites that every generator is put through."""
+
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from generator.chunks import Chunker
+from generator.document import DocumentGenerator
+from generator.evaluation import suites
+from generator.evaluation.examiner import Examiner
+from generator.evaluation.suites import Suite
+from generator.injection import LoraInjection
+
+QUESTION_ROOM = 48  # tokens of a question and its answer, with the turns' marks
+FACTS = (1, 2, 4, 6)
+CHUNKS = (2, 4, 8)
+WINDOWS = (1, 2, 4, 8)
+
+
+def load_examiner(folder: Path) -> Examiner:
+    """Loads generator and base model in float32. Raises InvalidGenerator, OSError."""
+    generator = DocumentGenerator.load(folder, device="cpu", precision="float32")
+    path = generator.config.base_path
+    base = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+    return Examiner(
+        base=base,
+        tokenizer=AutoTokenizer.from_pretrained(path),
+        generator=generator,
+        chunker=Chunker.from_folder(folder),
+        injection=LoraInjection(base, generator.config.hypernetwork.modules),
+        window=base.config.max_position_embeddings,
+    )
+
+
+def standard_suites(examiner: Examiner, count: int, seed: int) -> list[Suite]:
+    """By number of facts, by length in chunks, and a needle in up to eight windows of text."""
+    affixes = 3
+
+    def tokens(text: str) -> int:
+        return len(examiner.tokenizer.encode(text, add_special_tokens=False)) + affixes
+
+    chunk, window = examiner.chunker.max_chunk_tokens, examiner.window
+    readable = window - QUESTION_ROOM
+    return [
+        *(suites.by_facts(facts, count, tokens, chunk, seed) for facts in FACTS),
+        *(
+            suites.by_chunks(
+                chunks,
+                count,
+                tokens,
+                readable if (chunks - 1) * chunk < readable else chunks * chunk,
+                chunk,
+                seed,
+            )
+            for chunks in CHUNKS
+        ),
+        *(
+            suites.needles(
+                times * window - QUESTION_ROOM,
+                max(1, count // 2),
+                tokens,
+                f"needle in {times} x the window",
+                seed,
+            )
+            for times in WINDOWS
+        ),
+    ]

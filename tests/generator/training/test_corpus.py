@@ -1,0 +1,102 @@
+"""What evaluation asks for is never drawn in training."""
+
+from random import Random
+
+import pytest
+
+from generator.training.corpus import documents, facts, tasks
+from generator.training.corpus import inventory as inv
+from generator.training.corpus.documents import Document
+from generator.training.corpus.inventory import Split
+from generator.training.corpus.values import Kind
+
+
+def sampled(split: Split, count: int = 400) -> list[Document]:
+    rng = Random(f"test {split}")
+    return [
+        documents.document(
+            rng, split, facts=rng.randint(1, 6), subjects=rng.randint(1, 2), fillers=1
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("split", Split)
+def test_every_value_stands_in_its_document_or_is_a_rule(split: Split) -> None:
+    for document in sampled(split):
+        for fact in document.facts:
+            stated = fact.value.lower() in document.text.lower()
+            assert stated or fact.kind is Kind.YES_NO
+
+
+def test_values_and_names_of_the_two_splits_do_not_meet() -> None:
+    def drawn(split: Split) -> set[str]:
+        values = {
+            fact.value.lower()
+            for document in sampled(split)
+            for fact in document.facts
+            if fact.kind is not Kind.YES_NO
+        }
+        return values | {inv.draw(inv.syllable_name, Random(i), split).lower() for i in range(200)}
+
+    assert not drawn(Split.TRAIN) & drawn(Split.HELD_OUT)
+
+
+def test_wordings_of_the_two_splits_do_not_meet() -> None:
+    every = facts.QUESTION_FRAMES
+    train = {
+        facts.phrasing(every, facts.HELD_OUT_FRAMES, Random(i), Split.TRAIN) for i in range(500)
+    }
+    held_out = {
+        facts.phrasing(every, facts.HELD_OUT_FRAMES, Random(i), Split.HELD_OUT) for i in range(500)
+    }
+    assert train | held_out == set(every)
+    assert not train & held_out
+
+
+def test_filler_sentences_of_the_two_splits_do_not_meet() -> None:
+    drawn = {split: {documents.filler(Random(i), split) for i in range(500)} for split in Split}
+    assert not drawn[Split.TRAIN] & drawn[Split.HELD_OUT]
+
+
+def test_a_document_depends_on_the_seed_alone() -> None:
+    def text(seed: int) -> str:
+        return documents.document(Random(seed), Split.TRAIN, facts=4, fillers=2).text
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+
+
+def test_an_unanswerable_question_is_not_one_that_the_document_answers() -> None:
+    rng = Random(0)
+    for document in sampled(Split.TRAIN, 200):
+        asked = documents.unanswerable(document, rng, Split.TRAIN)
+        assert asked not in {fact.question for fact in document.facts}
+
+
+def test_there_are_sixty_tasks_in_twenty_wordings_and_a_held_out_share() -> None:
+    held_out = [task for task in tasks.TASKS if task.split is Split.HELD_OUT]
+    assert len(tasks.TASKS) >= 60
+    assert all(len(set(task.wordings)) >= 20 for task in tasks.TASKS)
+    assert 0.1 <= len(held_out) / len(tasks.TASKS) <= 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind", "answer"),
+    [
+        ("opening Sure", "teal", Kind.WORD, "Sure: teal"),
+        ("json answer", "14 days", Kind.NUMBER, '{"answer": "14 days"}'),
+        ("upper case", "teal", Kind.WORD, "TEAL"),
+        ("digits", "204 kg", Kind.NUMBER, "two zero four"),
+        ("reversed list", "mask, key and rope", Kind.PHRASE, "rope, key and mask"),
+        ("refuse codes", "KR-12", Kind.CODE, tasks.REFUSAL),
+        ("refuse codes", "teal", Kind.WORD, "teal"),
+        ("language German", "Monday", Kind.WORD, "Montag"),
+        ("language German", "steel", Kind.WORD, None),
+    ],
+)
+def test_a_task_answers_in_the_asked_form(
+    name: str, value: str, kind: Kind, answer: str | None
+) -> None:
+    task = next(task for task in tasks.TASKS if task.name == name)
+    assert task.transform(value, kind) == answer
