@@ -55,10 +55,10 @@ class Study:
 
 # one fact first: with several at once the loss stays on the prior for long
 PHASES = (
-    Phase(0.12, {"study": Study(96, 1, 48, 2, 32, (1, 1), (0, 1))}),
-    Phase(0.25, {"study": Study(64, 1, 80, 3, 32, (1, 3), (0, 1))}),
-    Phase(0.38, {"study": Study(40, 1, 128, 5, 32, (2, 6), (0, 3))}),
-    Phase(0.25, {"study": Study(10, 4, 128, 12, 32, (0, 5), (0, 6))}),
+    Phase(0.12, {"study": Study(64, 1, 48, 2, 32, (1, 1), (0, 1))}),
+    Phase(0.25, {"study": Study(48, 1, 80, 3, 32, (1, 3), (0, 1))}),
+    Phase(0.38, {"study": Study(32, 1, 128, 5, 32, (2, 6), (0, 3))}),
+    Phase(0.25, {"study": Study(8, 4, 128, 12, 32, (0, 5), (0, 6))}),
 )
 
 
