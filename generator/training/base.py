@@ -168,7 +168,7 @@ def train_base(
 ) -> None:
     """Trains the base model from scratch and writes it, with its tokenizer, to ``out``."""
     torch.manual_seed(0)
-    tokenizer = build_tokenizer()
+    tokenizer = _tokenizer_of(run_folder)
     pad = tokenizer.convert_tokens_to_ids(PAD)
     model = Qwen3ForCausalLM(base_config(layers, hidden, len(tokenizer), tokenizer))
     initialise(model)
@@ -218,6 +218,15 @@ def train_base(
     train = BaseBatches(encoder, pad, steps, Split.TRAIN)
     run.run(train, loss_of, evaluate, minutes=minutes)
     save_base(model, tokenizer, out)
+
+
+def _tokenizer_of(run_folder: Path) -> PreTrainedTokenizerFast:
+    """The run's tokenizer, made at its start: a resumed run keeps the tokens it was trained on."""
+    folder = run_folder / "tokenizer"
+    if not folder.exists():
+        build_tokenizer().save_pretrained(folder)
+    loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return loaded
 
 
 def save_base(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from random import Random
 
+from generator.training.corpus import facts
 from generator.training.corpus import inventory as inv
 from generator.training.corpus import values as val
 
@@ -27,19 +28,7 @@ ECHO_FRAMES = (
     "Write {t}",
 )
 ECHOED = (
-    val.one_of(
-        inv.COLOURS,
-        inv.MATERIALS,
-        inv.CITIES,
-        inv.WEEKDAYS,
-        inv.MONTHS,
-        inv.DEPARTMENTS,
-        inv.ANIMALS,
-        inv.CONTAINERS,
-        inv.ADJECTIVES,
-        inv.OBJECTS,
-        inv.ROLES,
-    ),
+    facts.ANY_WORD,
     val.thing,
     inv.person,
     val.code,

@@ -112,7 +112,7 @@ CITY = _a(
 WEEKDAY = _a(
     W,
     val.one_of(inv.WEEKDAYS),
-    "closing day|day off",
+    "day off|closing day",
     "{e} is closed on {v}.|Nothing happens at {e} on {v}.|On {v}, {e} stays closed.|Every {v}, {e} is closed.",
     "On which day is {e} closed?|When is {e} closed?|Which day is {e} not open?|Which day does {e} stay closed?",
 )
@@ -136,6 +136,33 @@ CONTAINER = _a(
     "container|storage place",
     "{e} is kept in the {v}.|Put {e} back into the {v}.|Store {e} in the {v}.|The {v} is where {e} is kept.",
     "Where is {e} kept?|Where do I store {e}?|In what is {e} stored?|Where do I put {e}?",
+)
+ANY_WORD = val.one_of(
+    inv.COLOURS,
+    inv.MATERIALS,
+    inv.CITIES,
+    inv.WEEKDAYS,
+    inv.MONTHS,
+    inv.DEPARTMENTS,
+    inv.ANIMALS,
+    inv.CONTAINERS,
+    inv.ADJECTIVES,
+    inv.OBJECTS,
+    inv.ROLES,
+)
+PASSWORD = _a(
+    W,
+    ANY_WORD,
+    "password|secret word",
+    "Say {v} to enter {e}.|The word {v} opens {e}.|{e} opens with the word {v}.|To open {e}, say {v}.",
+    "Which word opens {e}?|What do I say to enter {e}?|What is the word for {e}?|Which word do I say to open {e}?",
+)
+NICKNAME = _a(
+    W,
+    ANY_WORD,
+    "short name|other name",
+    "People call {e} {v}.|{e} is also called {v}.|Most people know {e} as {v}.|{v} is what people call {e}.",
+    "What do people call {e}?|What is {e} also called?|As what do people know {e}?|What do most people call {e}?",
 )
 WEIGHT = _a(
     N,
@@ -359,35 +386,36 @@ DOMAINS = (
         ("the {name}", "the {name} {number}", "the {name} pump", "the {name} lamp", "the {name} drill",
          "the {name} kettle", "model {name}"),
         (COLOUR, MATERIAL, MASCOT, CONTAINER, WEIGHT, WARRANTY, BATTERY, TEMPERATURE, PRICE, SPEED, YEAR,
-         DESIGNER, SUPPLIER, CODE, CONTENTS, CITY),
+         DESIGNER, SUPPLIER, CODE, CONTENTS, CITY, PASSWORD, NICKNAME),
         ("water", "outdoor use"),
     ),
     Domain(
         "policy", ("Policy", "Company policy", "Handbook", "Rules"),
         ("the {name} policy", "the {name} rule", "the {name} travel policy", "the {name} leave policy",
          "the {name} expense rule"),
-        (DEPARTMENT, NOTICE, BUDGET, DATE, REVIEW, LEADER, FORM, CODE, APPROVER, EXTENSION, YEAR, DESIGNER),
+        (DEPARTMENT, NOTICE, BUDGET, DATE, REVIEW, LEADER, FORM, CODE, APPROVER, EXTENSION, YEAR, DESIGNER, NICKNAME),
         ("receipts", "remote work", "overtime"),
     ),
     Domain(
         "protocol", ("Protocol", "Lab protocol", "Work instruction", "Procedure"),
         ("protocol {name}", "the {name} test", "the {name} assay", "the {name} procedure", "step {name}"),
         (TEMPERATURE, DURATION, SPEED, EQUIPMENT, CONTAINER, LEADER, FORM, CODE, DEPARTMENT, REVIEW, MATERIAL,
-         CAPACITY, APPROVER),
+         CAPACITY, APPROVER, PASSWORD, NICKNAME),
         ("gloves", "photos"),
     ),
     Domain(
         "place", ("Site guide", "Visitor guide", "Office guide", "About us"),
         ("the {name} office", "the {name} hall", "the {name} site", "the {name} library", "{name} House",
          "the {name} clinic"),
-        (CITY, WEEKDAY, CAPACITY, FLOOR, EXTENSION, OPENING, YEAR, LEADER, EXIT, CODE, COLOUR, MASCOT, DESIGNER),
+        (CITY, WEEKDAY, CAPACITY, FLOOR, EXTENSION, OPENING, YEAR, LEADER, EXIT, CODE, COLOUR, MASCOT, DESIGNER,
+         PASSWORD, NICKNAME),
         ("visitors", "pets", "photos", "parking"),
     ),
     Domain(
         "project", ("Project page", "Project brief", "Event page", "Team page"),
         ("project {name}", "the {name} project", "team {name}", "the {name} event", "the {name} fund"),
         (CITY, DEPARTMENT, MASCOT, COLOUR, CAPACITY, BUDGET, DATE, REVIEW, LEADER, SUPPLIER, EQUIPMENT, FORM,
-         CODE, DURATION, CONTENTS),
+         CODE, DURATION, CONTENTS, PASSWORD, NICKNAME),
         ("visitors", "parking", "remote work"),
     ),
 )  # fmt: skip
@@ -426,7 +454,8 @@ def attribute_fact(
 
     ``mention`` stands for the subject in the statement."""
     noun = rng.choice(attribute.nouns)
-    value = inv.draw(attribute.make, rng, split)
+    owner = f"{attribute.nouns[0]} = " if attribute.kind is Kind.WORD else ""
+    value = inv.draw(attribute.make, rng, split, of=owner)
     fills = {"n": noun, "e": mention, "v": value}
     statement = (
         phrasing(STATEMENT_FRAMES, HELD_OUT_FRAMES, rng, split)

@@ -1,7 +1,8 @@
 """The words that invented documents are made of, and the split between training and evaluation.
 
 A value or name belongs to exactly one split, decided by a checksum of its text, so evaluation only
-ever asks for names and values that training never drew.
+ever asks for names and values that training never drew. Single words are few and come as values of
+several attributes: there the pair of attribute and word decides.
 """
 
 import zlib
@@ -25,9 +26,9 @@ def split_of(text: str) -> Split:
     return Split.HELD_OUT if held_out else Split.TRAIN
 
 
-def draw(make: Callable[[Random], str], rng: Random, split: Split) -> str:
-    """A text from ``make`` that belongs to ``split``."""
-    while split_of(text := make(rng)) is not split:
+def draw(make: Callable[[Random], str], rng: Random, split: Split, *, of: str = "") -> str:
+    """A text from ``make`` that belongs to ``split``, together with what it is a value ``of``."""
+    while split_of(of + (text := make(rng))) is not split:
         pass
     return text
 
