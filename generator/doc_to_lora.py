@@ -241,7 +241,7 @@ class DocToLora(nn.Module):
         x = vectors.reshape(-1, L, M * R, self.config.latent_size)
         for block in self.pre_head:
             x = block(x)
-        return x.unflatten(2, (M, R))
+        return x.view(-1, L, M, R, self.config.latent_size)
 
     def head_rows(self, x: Tensor) -> Tensor:
         """A row and B row of each rank side by side, ``[B, L, M, R, head_width]``."""

@@ -134,9 +134,10 @@ class DocumentGenerator:
 
     def _padded_shape(self, chunks: Sequence[Chunk]) -> tuple[int, int]:
         longest = max(map(len, chunks))
-        return size_class(len(chunks)), max(
-            longest, min(size_class(longest), self.config.max_padded_chunk)
-        )
+        length = size_class(longest)
+        if longest <= self.config.max_padded_chunk:
+            length = min(length, self.config.max_padded_chunk)
+        return size_class(len(chunks)), length
 
     def _padded(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
         """IDs and mask ``[B, T]``, padded at the right and with empty rows at the end."""

@@ -101,13 +101,14 @@ class LoraWeights:
                     raise NonFiniteWeights(
                         f"{side} of {module} in layer {layer} holds values that are not finite"
                     )
-            norms = self._norms(module)
-            largest, layer = float(norms.max()), int(norms.argmax())
-            if not largest <= max_norm:
-                raise WeightsTooLarge(
-                    f"the delta of {module} in layer {layer} has norm {largest:.4g}, "
-                    f"at most {max_norm:.4g} is allowed"
-                )
+        norms = {module: self._norms(module) for module in self.A}
+        module = max(norms, key=lambda module: float(norms[module].max()))
+        largest, layer = float(norms[module].max()), int(norms[module].argmax())
+        if largest > max_norm:
+            raise WeightsTooLarge(
+                f"the delta of {module} in layer {layer} has norm {largest:.4g}, "
+                f"at most {max_norm:.4g} is allowed"
+            )
 
     def save(self, folder: Path, base_model: str) -> None:
         """Writes the adapter for PEFT and vLLM into the existing ``folder`` and syncs it to disk.

@@ -57,6 +57,7 @@ RENAMES = (
     (r"^head\.weight$", "head"),
 )
 
+
 def renamed(key: str) -> str:
     for pattern, replacement in RENAMES:
         key = re.sub(pattern, replacement, key)
