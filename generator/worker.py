@@ -40,7 +40,7 @@ class _Document:
 
 
 class Worker:
-    """Makes adapters of the documents in its inbox until the process ends."""
+    """Makes adapters of the documents in its inbox, step by step."""
 
     def __init__(
         self,
@@ -59,27 +59,23 @@ class Worker:
         self._max_norm = max_norm
         self._waiting = MicroBatches[_Document](max_batch_tokens, generator.padded_tokens)
 
-    def run(self) -> None:
-        while True:
-            self._take_requests()
-            self._advance(self._waiting.next())
-
-    def _take_requests(self) -> None:
-        """All requests that have come; waits for one while there is nothing to do."""
+    def step(self) -> None:
+        """Take the requests that have come, waiting for one if there is nothing to do, and run a
+        micro-batch."""
         while not self._waiting or not self._inbox.empty():
-            request = self._inbox.get()
-            if request["op"] == "cancel":
-                self._cancel(request["job"])
-            else:
-                chunks = request["chunks"]
-                tokens = sum(map(len, chunks))
-                out = Path(request["out"])
-                document = _Document(request["job"], out, len(chunks), tokens, time.monotonic())
-                self._waiting.add(document, chunks)
+            self._take(self._inbox.get())
+        self._advance(self._waiting.next())
 
-    def _cancel(self, job: int) -> None:
-        self._waiting.drop(lambda document: document.job == job)
-        self._answer(event="cancelled", job=job)  # ignored for a job that is done
+    def _take(self, request: Message) -> None:
+        job = request["job"]
+        if request["op"] == "cancel":
+            self._waiting.drop(lambda document: document.job == job)
+            self._answer(event="cancelled", job=job)  # ignored for a job that is done
+            return
+        chunks = request["chunks"]
+        tokens = sum(map(len, chunks))
+        document = _Document(job, Path(request["out"]), len(chunks), tokens, time.monotonic())
+        self._waiting.add(document, chunks)
 
     def _advance(self, batch: Sequence[tuple[_Document, Chunk]]) -> None:
         """Run a micro-batch and finish the documents whose last chunk was in it."""
@@ -154,14 +150,16 @@ def main() -> None:
         _send(answers, {"event": "broken", "message": f"{type(error).__name__}: {error}"})
         raise SystemExit(1) from error
     _send(answers, {"event": "ready"})
-    Worker(
+    worker = Worker(
         generator,
         inbox,
         answers,
         base_name=options.base_name or generator.config.base_path,
         max_batch_tokens=options.max_batch_tokens,
         max_norm=options.max_norm,
-    ).run()
+    )
+    while True:
+        worker.step()
 
 
 def _take_standard_output() -> BinaryIO:
