@@ -22,8 +22,10 @@ lint: setup ## check style, types and the Dockerfiles
 	.venv/bin/hadolint docker/*.Dockerfile
 	.venv/bin/python scripts/check-docker
 
-bench: setup ## print the benchmarks' ratios
-	.venv/bin/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks $(ARGS)
+bench: setup ## run all benchmarks, which print ratios
+	@for file in tests/benchmarks/bench_*.py; do \
+	  echo "== $$file"; .venv/bin/python -m "tests.benchmarks.$$(basename "$$file" .py)" || exit 1; \
+	done
 
 lock: setup ## rewrite requirements/*.txt (ARGS="--upgrade" for newer versions)
 	.venv/bin/python scripts/lock $(ARGS)
