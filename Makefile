@@ -1,5 +1,7 @@
 # Every target sets itself up first: Python 3.11 or newer is all it needs.
 .DEFAULT_GOAL := help
+# without byte code kept, every start of the engine compiles 20 s of source in each of its processes
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup serve test lint bench lock
 
 help: ## show this list
