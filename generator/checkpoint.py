@@ -52,13 +52,17 @@ class GeneratorConfig(BaseModel):
 
     @property
     def base_path(self) -> str:
-        """Where to load the base model from: an absolute path, or a hub ID."""
-        return self._resolved(self.base_model)
+        """Where to load the base model from: an absolute path, or a hub ID.
+
+        Raises InvalidGenerator if it is a path where nothing is."""
+        return self._resolved("base_model", self.base_model)
 
     @property
     def encoder_path(self) -> str:
-        """Where to load the context encoder and its tokenizer from."""
-        return self._resolved(self.context_encoder or self.base_model)
+        """Where to load the context encoder and its tokenizer from; as ``base_path``."""
+        if self.context_encoder is None:
+            return self.base_path
+        return self._resolved("context_encoder", self.context_encoder)
 
     @property
     def max_rank(self) -> int:
@@ -83,11 +87,17 @@ class GeneratorConfig(BaseModel):
                     digest.update(block)
         return digest.hexdigest()
 
-    def _resolved(self, name: str) -> str:
+    def _resolved(self, field: str, name: str) -> str:
         if self._folder is None:
             return name
         local = (self._folder / name).resolve()
-        return str(local) if name.startswith((".", "/")) or local.is_dir() else name
+        if local.is_dir():
+            return str(local)
+        if name.startswith((".", "/")):
+            raise InvalidGenerator(
+                f"{self._folder / CONFIG_FILE}: {field} is {name!r}, but there is no folder {local}"
+            )
+        return name
 
 
 def read_config(folder: Path) -> GeneratorConfig:

@@ -80,15 +80,14 @@ class Chunker:
         if not text:
             raise EmptyDocument
         ids = self._tokenized(text)
-        chunks = split_ids(ids, self.max_chunk_tokens, self._prompt)
         if len(ids) > self.max_tokens:
             raise DocumentTooLong(
                 tokens=len(ids),
                 max_tokens=self.max_tokens,
-                chunks=len(chunks),
+                chunks=-(-len(ids) // self.max_chunk_tokens),
                 max_chunks=self.max_chunks,
             )
-        return chunks
+        return split_ids(ids, self.max_chunk_tokens, self._prompt)
 
     def _tokenized(self, text: str) -> list[int]:
         rendered = self._tokenizer.apply_chat_template(

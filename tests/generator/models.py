@@ -82,7 +82,7 @@ def trained(config: HypernetworkConfig) -> DocToLora:
     hypernetwork = DocToLora(config).eval().requires_grad_(False)
     for name, parameter in hypernetwork.named_parameters():
         if name.startswith(("scaler_", "bias_")) or name.endswith("norm.weight"):
-            parameter += 0.3 * torch.randn_like(parameter)
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return hypernetwork
 
 

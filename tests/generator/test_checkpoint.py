@@ -162,11 +162,23 @@ def test_a_config_that_is_no_json_or_not_there_is_refused(tmp_path: Path) -> Non
 
 def test_models_beside_the_folder_are_found_and_hub_names_left_alone(tmp_path: Path) -> None:
     folder = saved(tmp_path / "doc")
+    (tmp_path / "base").mkdir()
     assert read_config(folder).base_path == str(tmp_path.resolve() / "base")
     assert read_config(folder).encoder_path == read_config(folder).base_path
-    edit_config(folder, base_model="google/gemma-2-2b-it", context_encoder="../reader")
+    edit_config(folder, base_model="google/gemma-2-2b-it", context_encoder="../base")
     assert read_config(folder).base_path == "google/gemma-2-2b-it"
-    assert read_config(folder).encoder_path == str(tmp_path.resolve() / "reader")
+    assert read_config(folder).encoder_path == str(tmp_path.resolve() / "base")
+
+
+def test_a_model_that_is_not_where_the_config_says_is_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "doc")
+    edit_config(folder, context_encoder="../reader")
+    with pytest.raises(
+        InvalidGenerator, match=r"base_model is '\.\./base', but .* no folder .*base"
+    ):
+        _ = read_config(folder).base_path
+    with pytest.raises(InvalidGenerator, match=r"context_encoder is '\.\./reader'"):
+        _ = read_config(folder).encoder_path
 
 
 def test_the_fingerprint_changes_with_either_file_and_with_nothing_else(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def test_the_first_two_steps_of_training_reach_every_parameter(changes: dict[str
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     for _ in range(2):
         lora = model.combine(model(features, mask), 1)
-        loss = sum(((delta(lora, m) - 1) ** 2).sum() for m in config.modules)
+        losses = [(delta(lora, m) - 1).square().sum() for m in config.modules]
         optimizer.zero_grad()
-        loss.backward()
+        torch.stack(losses).sum().backward()
         optimizer.step()
     grads = {name: p.grad for name, p in model.named_parameters()}
     assert [name for name, grad in grads.items() if grad is None or not grad.any()] == []

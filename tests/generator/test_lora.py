@@ -110,7 +110,7 @@ def test_the_saved_folder_is_what_peft_and_strict_readers_expect(tmp_path: Path)
     assert tensors[f"{prefix}.lora_A.weight"].shape == (2, 16)
     assert tensors[f"{prefix}.lora_B.weight"].shape == (16, 2)
     model = PeftModel.from_pretrained(base_model(), tmp_path)
-    layer = model.base_model.model.model.layers[1].mlp.down_proj
+    layer: Any = model.get_submodule("base_model.model.model.layers.1.mlp.down_proj")
     torch.testing.assert_close(layer.get_delta_weight("default"), delta(lora(), "down_proj")[1])
 
 
