@@ -187,14 +187,13 @@ class Residency:
             async with asyncio.timeout(self._timeout):
                 await granted
         except BaseException as stop:
-            granted.cancel()
-            if not granted.cancelled():
-                if granted.exception() is not None:
-                    raise
-                # granted while this request was interrupted: nobody else would give it back
+            # the answer may have come in the moment of the interruption
+            if granted.cancel() or granted.cancelled():
+                refusal = None
+            elif (refusal := granted.exception()) is None:
                 self._commands.put_nowait(_Release(adapter_id))
             if isinstance(stop, TimeoutError):
-                raise NoRoom(adapter_id, self._capacity, self._timeout) from None
+                raise refusal or NoRoom(adapter_id, self._capacity, self._timeout) from None
             raise
         try:
             yield

@@ -150,7 +150,8 @@ async def _enter(
     entering = asyncio.ensure_future(stack.enter_async_context(lease))
     leaving: asyncio.Future[Message] = asyncio.ensure_future(receive())
     try:
-        await asyncio.wait({entering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {entering, leaving}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     finally:
         entering.cancel()
         leaving.cancel()
