@@ -136,12 +136,9 @@ class Blobs:
     async def text(self, key: str) -> bytes:
         """The bytes of a text; raises DamagedBlob."""
         try:
-            with translated(self.folder):
-                result = await obstore.get_async(self._store, f"{key}/{TEXT_FILE}")
-                text = bytes(await result.bytes_async())
+            text, found = await self._thread(durable.read, self.folder / key / TEXT_FILE)
         except FileNotFoundError as error:
             raise DamagedBlob(key, "missing") from error
-        found = await self._thread(lambda: hashlib.sha256(text).hexdigest())
         if found != sha256_of(key):
             raise DamagedBlob(key, found)
         return text

@@ -116,13 +116,11 @@ class Catalogue:
         kind: AdapterKind | None,
     ) -> Page:
         query = sa.select(adapters).where(adapters.c.tenant == tenant, rows.visible())
-        for column, value in (
-            (adapters.c.status, status),
-            (adapters.c.name, name),
-            (adapters.c.kind, kind),
-        ):
+        if name is not None:
+            query = query.where(adapters.c.name == name)
+        for column, value in ((adapters.c.status, status), (adapters.c.kind, kind)):
             if value is not None:
-                query = query.where(column == value)
+                query = query.where((column if name is None else rows.unindexed(column)) == value)
         if after is not None:
             beyond = adapters.c.id < after if order == "desc" else adapters.c.id > after
             query = query.where(beyond)

@@ -33,11 +33,23 @@ class Database:
     def __init__(self, url: str) -> None:
         """`url` is `sqlite:///<file>` or `postgresql://...`; the async driver is chosen here."""
         self.url = _with_driver(make_url(url))
-        self.place = self.url.render_as_string(hide_password=True)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.place = (
+            str(self.url.database)
+            if self.is_sqlite
+            else self.url.render_as_string(hide_password=True)
+        )
         if self.is_sqlite:
-            self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
-            self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=READERS, query_only=True)
+            self._writer = _sqlite_engine(self.url, pool_size=1)
+            sa.event.listen(self._writer.sync_engine, "begin", _begin_immediate)
+            # each statement its own transaction: no BEGIN and no COMMIT, both trips to a thread
+            self._reader = _sqlite_engine(
+                self.url,
+                pool_size=READERS,
+                query_only=True,
+                isolation_level="AUTOCOMMIT",
+                skip_autocommit_rollback=True,
+            )
         else:
             self._writer = create_async_engine(
                 self.url, pool_size=READERS, pool_timeout=POOL_WAIT_S, pool_pre_ping=True
@@ -48,14 +60,18 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that may write: committed at the end, rolled back on any exception."""
-        async with self._transaction(self._writer) as connection:
-            yield connection
+        with translated(self.place):
+            async with AsyncExitStack() as leaving:
+                connection = await self._connect(self._writer, leaving)
+                await leaving.enter_async_context(connection.begin())
+                yield connection
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that only reads. It waits for no writer and delays none."""
-        async with self._transaction(self._reader) as connection:
-            yield connection
+        """A connection that only reads. It waits for no writer and delays none."""
+        with translated(self.place):
+            async with AsyncExitStack() as leaving:
+                yield await self._connect(self._reader, leaving)
 
     async def own(self) -> None:
         """Makes this the only process with the catalogue open; raises StoreLocked.
@@ -81,14 +97,6 @@ class Database:
         await self._reader.dispose()
         await self._writer.dispose()
 
-    @asynccontextmanager
-    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        with translated(self.place):
-            async with AsyncExitStack() as leaving:
-                connection = await self._connect(engine, leaving)
-                await leaving.enter_async_context(connection.begin())
-                yield connection
-
     async def _connect(self, engine: AsyncEngine, leaving: AsyncExitStack) -> AsyncConnection:
         try:
             return await leaving.enter_async_context(engine.connect())
@@ -107,7 +115,7 @@ def _with_driver(url: URL) -> URL:
 
 
 def _sqlite_engine(
-    url: URL, begin: str, *, pool_size: int, query_only: bool = False
+    url: URL, *, pool_size: int, query_only: bool = False, **options: Any
 ) -> AsyncEngine:
     engine = create_async_engine(
         url,
@@ -115,12 +123,14 @@ def _sqlite_engine(
         max_overflow=0,
         pool_timeout=POOL_WAIT_S,
         connect_args={"timeout": BUSY_TIMEOUT_S},
+        **options,
     )
     sa.event.listen(engine.sync_engine, "connect", _prepare(query_only))
-    sa.event.listen(
-        engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin)
-    )
     return engine
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _prepare(query_only: bool) -> Callable[[Any, Any], None]:

@@ -48,6 +48,12 @@ def make_folder(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
+def read(file: Path) -> tuple[bytes, str]:
+    """A file's content and its SHA-256."""
+    content = file.read_bytes()
+    return content, hashlib.sha256(content).hexdigest()
+
+
 def digest(file: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with file.open("rb") as reader:

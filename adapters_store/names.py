@@ -64,7 +64,7 @@ async def leave_deleted(connection: AsyncConnection, *scope: sa.ColumnElement[bo
     )
     newest_ready = (
         sa.select(adapters.c.id)
-        .where(remaining, adapters.c.status == AdapterStatus.READY)
+        .where(remaining, rows.unindexed(adapters.c.status) == AdapterStatus.READY)
         .order_by(adapters.c.version.desc())
         .limit(1)
         .scalar_subquery()

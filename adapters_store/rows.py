@@ -57,6 +57,15 @@ def visible(now: float | None = None) -> sa.ColumnElement[bool]:
     return sa.and_(PRESENT, not_expired)
 
 
+def unindexed(column: sa.Column[str]) -> sa.ColumnElement[str]:
+    """The column's value, out of reach of its indexes.
+
+    For a query that names a name: names are rare and statuses are not, but SQLite has no
+    statistics to tell, and would as soon walk through every ready adapter.
+    """
+    return column.concat("")
+
+
 def ready_first() -> sa.ColumnElement[Any]:
     return sa.case((adapters.c.status == AdapterStatus.READY, 0), else_=1)
 
