@@ -109,6 +109,8 @@ def test_combining_sums_the_chunks_deltas_and_one_bias() -> None:
         each = delta(chunks, module)
         want = each.unflatten(0, (2, 2)).sum(1) + delta(bias, module)
         torch.testing.assert_close(delta(combined, module), want)
+        first_chunk_of_second = combined.A[module][1, :, : config.rank]
+        assert torch.equal(first_chunk_of_second, chunks.A[module][2])
 
 
 def test_a_chunk_scaled_by_zero_is_left_out() -> None:
