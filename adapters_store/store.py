@@ -75,7 +75,7 @@ class AdapterStore:
                 make_folder(root)
                 lock = FolderLock(root)
                 closing.callback(lock.release)
-                blobs = Blobs(root / "blobs")
+                blobs = await asyncio.to_thread(Blobs, root / "blobs")
                 closing.callback(blobs.close)
             database = Database(url or f"sqlite:///{(root / 'catalogue.db').resolve()}")
             closing.push_async_callback(database.close)

@@ -53,19 +53,29 @@ async def nothing() -> None:
     """Places a blob, where a test has none."""
 
 
-async def test_four_processes_that_read_and_write_back_lose_no_update(
-    store: AdapterStore, root: Path, url: str | None
+async def test_four_processes_that_read_and_write_back_lose_no_update(root: Path) -> None:
+    async with await AdapterStore.open(root) as store:
+        adapter = await queue(store, "text")
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", RECORD, url_of(root, None), adapter.id, str(n), "20"]
+            )
+            for n in range(4)
+        ]
+        for writer in writers:
+            assert await asyncio.to_thread(writer.wait) == 0
+        assert len((await store.get("default", adapter.id)).timings_ms) == 4 * 20
+
+
+async def test_engines_that_read_and_write_back_lose_no_update(
+    catalogues: list[Catalogue],
 ) -> None:
-    adapter = await queue(store, "text")
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RECORD, url_of(root, url), adapter.id, str(n), "50"]
-        )
-        for n in range(4)
-    ]
-    for writer in writers:
-        assert await asyncio.to_thread(writer.wait) == 0
-    assert len((await store.get("default", adapter.id)).timings_ms) == 4 * 50
+    text = Staged("texts/" + "0" * 64, 4, Path())
+    adapter, _ = await catalogues[0].add(new("text"), text, nothing)
+    await asyncio.gather(
+        *(catalogues[n % 3].record_timings(adapter.id, {str(n): 1.0}) for n in range(15))
+    )
+    assert len((await catalogues[0].get("default", adapter.id)).timings_ms) == 15
 
 
 async def test_a_writing_transaction_has_the_write_lock_before_it_reads(root: Path) -> None:

@@ -71,10 +71,10 @@ async def test_what_expired_while_the_server_slept_is_gone_after_a_restart(
     store: AdapterStore, root: Path, url: str | None
 ) -> None:
     old = await ready(store, "old", name="handbook")
-    brief = await queue(store, "new", name="handbook", expires_at=time.time() + 0.3)
+    brief = await queue(store, "new", name="handbook", expires_at=time.time() + 0.01)
     await finish(store, brief.id)
     await store.close()
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(0.02)
     async with await AdapterStore.open(root, url) as again:
         assert again.recovery.expired == again.recovery.purged == 1
         assert (await again.resolve("default", "handbook")).id == old.id

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from adapters_store import AdapterStore
+from adapters_store import AdapterStatus, AdapterStore, StoreUnwritable
 from tests.adapters_store.making import (
     assert_files_agree,
     finish,
@@ -97,6 +100,41 @@ async def test_a_step_that_fails_takes_its_files_back_but_not_those_of_others(
                 await store.commit(lost.id, folder, rank=8, tokens=3, chunks=1)
     assert blobs_of(root) == before
     assert (await store.weights(kept.id) / "adapter_model.safetensors").read_bytes() == b"shared"
+
+
+@pytest.fixture
+def failing_commit() -> Iterator[list[OSError]]:
+    """Put an error in, and the next commit of any transaction ends with it."""
+    errors: list[OSError] = []
+
+    def fail(_connection: sa.Connection) -> None:
+        if errors:
+            raise errors.pop()
+
+    sa.event.listen(sa.Engine, "commit", fail)
+    yield errors
+    sa.event.remove(sa.Engine, "commit", fail)
+
+
+async def test_a_commit_that_fails_takes_back_files_already_in_place(
+    store: AdapterStore, root: Path, failing_commit: list[OSError]
+) -> None:
+    kept = await ready(store, "kept", b"shared")
+    lost = await queue(store, "lost")
+    await store.claim(lost.id)
+    before = blobs_of(root)
+    failing_commit.append(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(StoreUnwritable):
+        await store.add(new("new"), b"new")
+    for content in (b"shared", b"its own"):
+        failing_commit.append(OSError(errno.ENOSPC, "No space left on device"))
+        async with store.staging() as folder:
+            write_weights(folder, content)
+            with pytest.raises(StoreUnwritable):
+                await store.commit(lost.id, folder, rank=8, tokens=3, chunks=1)
+    assert blobs_of(root) == before
+    assert (await store.weights(kept.id)).is_dir()
+    assert (await store.get("default", lost.id)).status is AdapterStatus.GENERATING
 
 
 async def test_weights_stored_again_repair_what_was_damaged(store: AdapterStore) -> None:
