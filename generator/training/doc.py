@@ -9,6 +9,7 @@ tokens of a row, P positions, V vocabulary.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from generator.checkpoint import GeneratorConfig, save
 from generator.chunks import Chunk, split_ids
 from generator.context import ContextEncoder
-from generator.doc_to_lora import DocToLora, HypernetworkConfig
+from generator.doc_to_lora import DocToLora, Factors, HypernetworkConfig
 from generator.injection import LoraInjection
 from generator.prompt import PromptFormat
 from generator.training import dialogues
@@ -224,23 +225,28 @@ class Student:
         self.injection = LoraInjection(base, self.config.modules)
         self._generate = torch.compile(hypernetwork, dynamic=False)
         self._logits = torch.compile(self._logits_at, dynamic=False)
+        # evaluation meets every phase's shapes a few times each: not worth a compilation
+        self._generate_once: Callable[[Tensor, Tensor], Factors] = hypernetwork
+        self._logits_once = self._logits_at
 
     def _logits_at(self, ids: Tensor, positions: Tensor) -> Tensor:
         hidden = self.base.model(input_ids=ids, use_cache=False).last_hidden_state
         logits: Tensor = self.base.lm_head(hidden.flatten(0, 1)[positions]).float()
         return logits
 
-    def logits(self, batch: StudyBatch, positions: Tensor) -> Tensor:
+    def logits(self, batch: StudyBatch, positions: Tensor, *, compiled: bool) -> Tensor:
         """Logits ``[P, V]`` at positions of the flattened rows, with each document's LoRA."""
+        generate = self._generate if compiled else self._generate_once
+        logits_at = self._logits if compiled else self._logits_once
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 features = self.encoder(batch.chunk_ids)
-            chunks = self._generate(features, batch.chunk_ids != self.pad)
+            chunks = generate(features, batch.chunk_ids != self.pad)
             documents = len(batch.teacher_ids)
             per_document = len(batch.chunk_ids) // documents
             lora = self.hypernetwork.combine(chunks, per_document, chunk_scale=batch.present)
             with self.injection.applied(lora, self.config.scaling):
-                logits: Tensor = self._logits(batch.row_ids, positions)
+                logits: Tensor = logits_at(batch.row_ids, positions)
         return logits
 
     @torch.no_grad()
@@ -253,7 +259,7 @@ class Student:
         """Cross-entropy on every answer plus ``kl_weight`` times the teacher's divergence."""
         answered = weighted_positions(batch.row_weights, ANSWERED * len(batch.row_ids))
         taught = batch.student_at.flatten()
-        logits = self.logits(batch, torch.cat([answered, taught]))
+        logits = self.logits(batch, torch.cat([answered, taught]), compiled=True)
         weight = (batch.row_weights.flatten()[answered + 1] == 1).float()
         entropies = functional.cross_entropy(
             logits[: len(answered)], batch.row_ids.flatten()[answered + 1], reduction="none"
@@ -270,7 +276,7 @@ class Student:
     def exact_match(self, batch: StudyBatch) -> tuple[int, int]:
         """Answers right and answers asked; questions that the document leaves open count too."""
         everywhere = torch.arange(batch.row_ids.numel())
-        predicted = self.logits(batch, everywhere).argmax(-1).view_as(batch.row_ids)
+        predicted = self.logits(batch, everywhere, compiled=False).argmax(-1).view_as(batch.row_ids)
         return answers_right(predicted[:, :-1], batch.row_ids, batch.row_weights)
 
 
