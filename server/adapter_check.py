@@ -18,52 +18,47 @@ from server.residency import EngineRefused
 
 PREFIX = "base_model.model."
 
+# a layer's name in the base model -> its inputs and outputs
+Layers = Mapping[str, tuple[int, int]]
+
+
+def linear_layers(model: Path | str, target_modules: tuple[str, ...]) -> Layers:
+    """The layers of the base model that adapters change; reads its config, not its weights.
+
+    Raises ValueError when the base model has no linear layer of a target module's name.
+    """
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    layers = {
+        name: (module.in_features, module.out_features)
+        for name, module in skeleton.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    kinds = {_kind(name) for name in layers}
+    for target in target_modules:
+        if target not in kinds:
+            raise ValueError(
+                f"The base model {model} has no linear layer {target!r}; "
+                f"it has {', '.join(sorted(kinds))}."
+            )
+    return {name: size for name, size in layers.items() if _kind(name) in target_modules}
+
 
 class AdapterCheck:
-    """The keys and shapes that adapters of one base model have.
+    """The keys, shapes and ranks that adapters of one base model have, in the engine's `dtype`."""
 
-    `modules` maps a module's name in the base model to its inputs and outputs.
-    """
-
-    def __init__(
-        self, modules: Mapping[str, tuple[int, int]], max_rank: int, dtype: torch.dtype
-    ) -> None:
-        self.modules = modules
+    def __init__(self, layers: Layers, max_rank: int, dtype: torch.dtype) -> None:
+        self.layers = layers
         self.max_rank = max_rank
         self.dtype = dtype
-
-    @classmethod
-    def for_base(
-        cls, model: Path | str, target_modules: tuple[str, ...], max_rank: int, dtype: torch.dtype
-    ) -> "AdapterCheck":
-        """Shapes as transformers builds them, without any weights.
-
-        Raises ValueError when the base model has no linear layer of a target module's name.
-        """
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-        linear = {
-            name: (module.in_features, module.out_features)
-            for name, module in skeleton.named_modules()
-            if isinstance(module, nn.Linear)
-        }
-        kinds = {_kind(name) for name in linear}
-        for target in target_modules:
-            if target not in kinds:
-                raise ValueError(
-                    f"The base model {model} has no linear layer {target!r}; "
-                    f"it has {', '.join(sorted(kinds))}."
-                )
-        modules = {name: size for name, size in linear.items() if _kind(name) in target_modules}
-        return cls(modules, max_rank, dtype)
 
     def check(self, folder: Path) -> None:
         """Read the whole adapter in `folder`; raises EngineRefused with what is wrong with it."""
         try:
             config = json.loads((folder / "adapter_config.json").read_text())
-            rank, scaling = int(config["r"]), config["lora_alpha"] / config["r"]
-            declared = set(config["target_modules"])
+            rank, declared = int(config["r"]), set(config["target_modules"])
             self._check_rank(rank)
+            scaling = config["lora_alpha"] / rank
             with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
                 self._check_keys(set(weights.keys()), declared)
                 for key in weights.keys():  # noqa: SIM118 (not a mapping)
@@ -82,7 +77,7 @@ class AdapterCheck:
     def _check_keys(self, keys: set[str], declared: set[str]) -> None:
         expected = {
             f"{PREFIX}{name}.lora_{side}.weight"
-            for name in self.modules
+            for name in self.layers
             if _kind(name) in declared
             for side in "AB"
         }
@@ -98,7 +93,7 @@ class AdapterCheck:
 
     def _check_tensor(self, key: str, weight: torch.Tensor, rank: int, scaling: float) -> None:
         name, side, _ = key.removeprefix(PREFIX).rsplit(".", 2)
-        inputs, outputs = self.modules[name]
+        inputs, outputs = self.layers[name]
         shape = (rank, inputs) if side == "lora_A" else (outputs, rank)
         if tuple(weight.shape) != shape:
             raise EngineRefused(
@@ -112,7 +107,7 @@ class AdapterCheck:
             )
 
     def _kinds(self) -> set[str]:
-        return {_kind(name) for name in self.modules}
+        return {_kind(name) for name in self.layers}
 
 
 def _kind(module: str) -> str:

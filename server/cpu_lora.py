@@ -109,7 +109,9 @@ class GroupedLora(PunicaWrapperCPU):
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         self._add(y, x, lora_a_stacked, lora_b_stacked, scale, self._sampler_groups)
 
-    def add_lora_embedding(self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, **_: Any) -> None:
+    def add_lora_embedding(
+        self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **_: Any
+    ) -> None:
         """Add the adapters of the embedding; `x` [T, R] are rows that A's embedding looked up."""
         self._apply_expand(y, x, lora_b_stacked, 0, y.shape[-1])
 
@@ -173,4 +175,5 @@ def register() -> None:
     vLLM calls this through the entry point group `vllm.general_plugins`.
     """
     if current_platform.is_cpu():
-        type(current_platform).get_punica_wrapper = classmethod(lambda _cls: WRAPPER)
+        platform = type(current_platform)
+        platform.get_punica_wrapper = classmethod(lambda _: WRAPPER)  # type: ignore[assignment, method-assign]

@@ -7,119 +7,40 @@ Function names are vLLM 0.32's, whose `vllm serve` is the same chain of calls.
 import asyncio
 import itertools
 import logging
+import multiprocessing
 import os
 import signal
 import socket
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
+import torch
 from fastapi import FastAPI
+from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.launchers.launcher import serve_http
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.plugins import load_general_plugins
+from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine import async_llm
+from vllm.v1.engine import utils as engine_processes
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from server import cpu_lora
-from server.adapter_check import AdapterCheck
+from server import cpu_lora, prefork
+from server.adapter_check import AdapterCheck, linear_layers
+from server.engine_config import DRAIN_SECONDS, FORBIDDEN, EngineConfig
 from server.residency import EngineRefused, EngineStopped
 from server.routing import INFERENCE_PATHS
 
 log = logging.getLogger(__name__)
-
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank
-GIB = 2**30
-DRAIN_SECONDS = 5  # running requests may finish in this time after SIGTERM
-
-# Variables of vLLM that would open what this server keeps shut: loading any path as an adapter,
-# answering for unknown models, reading other callers' responses, debugging routes.
-FORBIDDEN = (
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
-    "VLLM_SKIP_MODEL_NAME_VALIDATION",
-    "VLLM_ENABLE_RESPONSES_API_STORE",
-    "VLLM_SERVER_DEV_MODE",
-    "VLLM_API_KEY",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """How vLLM is started.
-
-    model: the base model's folder or hub name; served_name: its name in the API
-    max_rank: the largest rank an adapter may have; target_modules: the layers adapters change
-    max_loras: distinct adapters in one batch; max_resident: adapters loaded at once
-    kv_cache_gib: memory of the KV cache, None for vLLM's choice by `gpu_memory_utilization`
-    chat_template: Jinja text or a file, None for the tokenizer's own
-    cpus: cores of the engine on CPU, like "0-3"; None for all that this process may use
-    log_level, log_format: of vLLM's own messages
-    """
-
-    model: Path | str
-    served_name: str
-    max_rank: int
-    target_modules: tuple[str, ...]
-    max_loras: int = 4
-    max_resident: int = 64
-    dtype: str = "auto"
-    max_model_len: int | None = None
-    kv_cache_gib: float | None = 1.0
-    gpu_memory_utilization: float | None = None
-    chat_template: str | None = None
-    cpus: str | None = None
-    log_level: str = "error"
-    log_format: Literal["text", "json"] = "text"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_rank <= RANKS[-1]:
-            raise ValueError(f"max_rank is {self.max_rank}; vLLM takes 1 to {RANKS[-1]}.")
-
-    @property
-    def slot_rank(self) -> int:
-        """The smallest rank vLLM knows that takes `max_rank`."""
-        return next(rank for rank in RANKS if rank >= self.max_rank)
-
-    def arguments(self) -> list[str]:
-        """The command line of `vllm serve`."""
-        given = {
-            "model": str(self.model),
-            "served-model-name": self.served_name,
-            "dtype": self.dtype,
-            "max-model-len": self.max_model_len,
-            "chat-template": self.chat_template,
-            "gpu-memory-utilization": self.gpu_memory_utilization,
-            "kv-cache-memory-bytes": self.kv_cache_gib and int(self.kv_cache_gib * GIB),
-            "max-loras": self.max_loras,
-            "max-cpu-loras": max(self.max_resident, self.max_loras),
-            "max-lora-rank": self.slot_rank,
-            "logging-config.formatter": self.log_format,
-            "shutdown-timeout": DRAIN_SECONDS,
-        }
-        flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        switches = ["--enable-lora", "--disable-fastapi-docs", "--no-use-tqdm-on-load"]
-        return [*flags, *switches, "--lora-target-modules", *self.target_modules]
-
-    def environment(self) -> dict[str, str]:
-        """Variables that vLLM reads in all of its processes."""
-        return {
-            "VLLM_LOGGING_LEVEL": self.log_level.upper(),
-            "VLLM_NO_USAGE_STATS": "1",
-            "PYTHONWARNINGS": "ignore",  # of its libraries, about each other
-            "TORCH_CPP_LOG_LEVEL": "ERROR",
-            "VLLM_CPU_OMP_THREADS_BIND": self.cpus
-            or ",".join(map(str, sorted(os.sched_getaffinity(0)))),
-        }
 
 
 class Engine:
@@ -136,6 +57,7 @@ class Engine:
         self._check = check
         self._adapters: dict[str, LoRARequest] = app.state.openai_serving_models.lora_requests
         self._ids = itertools.count(1)
+        self._stopping = False
 
     @classmethod
     @asynccontextmanager
@@ -148,19 +70,18 @@ class Engine:
         _prepare(config)
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(config.arguments())
         validate_parsed_serve_args(args)
-        with _sigterm_raises():
-            async with build_async_engine_client(args) as client:
-                assert isinstance(client, AsyncLLM)
-                _join_log()
-                app = await _build_app(client, args)
-                check = await asyncio.to_thread(
-                    AdapterCheck.for_base,
-                    config.model,
-                    config.target_modules,
-                    config.slot_rank,
-                    client.model_config.dtype,
-                )
-                yield cls(app, client, config, check)
+        # a thread, to the end of which the engine's start leaves time
+        layers = asyncio.create_task(
+            asyncio.to_thread(linear_layers, config.model, config.target_modules)
+        )
+        await asyncio.sleep(0)
+        with _sigterm_raises(), _client(args) as client:
+            _join_log()
+            app = await _build_app(client, args)
+            dtype = client.model_config.dtype
+            assert isinstance(dtype, torch.dtype)
+            check = AdapterCheck(await layers, config.slot_rank, dtype)
+            yield cls(app, client, config, check)
 
     @property
     def ready(self) -> bool:
@@ -200,17 +121,28 @@ class Engine:
             raise EngineStopped("The inference engine has died.") from error
 
     async def serve(self, sock: socket.socket) -> None:
-        """Answer HTTP on the bound socket until SIGTERM or SIGINT, or until the engine dies."""
+        """Answer HTTP on the bound socket until SIGTERM or SIGINT.
+
+        Running requests may finish in DRAIN_SECONDS. Raises EngineStopped when the engine dies.
+        """
+        # asyncio does it for sockets that it opens itself; without, each answer waits 40 ms for an
+        # acknowledgement of its headers
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = sock.getsockname()[:2]
-        stopped = await serve_http(
-            self.app,
-            sock,
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,
+        self._client.shutdown = self._stop  # type: ignore[method-assign]
+        close = await serve_http(
+            self.app, sock, host=host, port=port, log_config=None, access_log=False
         )
-        await stopped
+        await close
+        if not self._stopping:
+            raise EngineStopped("The inference engine has died.")
+
+    def _stop(self, timeout: float | None = None) -> None:
+        """vLLM's shutdown, which `serve_http` calls on a signal and not when the engine dies."""
+        self._stopping = True
+        # it reports the end of its connection as a failure
+        logging.getLogger(async_llm.__name__).setLevel(logging.CRITICAL)
+        AsyncLLM.shutdown(self._client, timeout)
 
 
 def _prepare(config: EngineConfig) -> None:
@@ -225,6 +157,22 @@ def _prepare(config: EngineConfig) -> None:
             "model get adapters of others: install this package, and name the plug-in in "
             "VLLM_PLUGINS if that is set."
         )
+
+
+@contextmanager
+def _client(args: Namespace) -> Iterator[AsyncLLM]:
+    """vLLM's processes, and this process's end of them."""
+    config = AsyncEngineArgs.from_cli_args(args).create_engine_config(
+        usage_context=UsageContext.OPENAI_API_SERVER
+    )
+    if prefork.started():  # vLLM itself spawns on a CPU, whatever it is told
+        forks = multiprocessing.get_context("forkserver")
+        engine_processes.get_mp_context = lambda: forks  # type: ignore[attr-defined]
+    client = AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+    try:
+        yield client
+    finally:
+        client.shutdown(timeout=DRAIN_SECONDS)
 
 
 def _join_log() -> None:
