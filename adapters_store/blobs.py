@@ -4,6 +4,7 @@
     weights/<sha256>/adapter_config.json           one PEFT adapter
                     /adapter_model.safetensors
     staging/<random>/                              being written; nothing here outlives its writer
+    identity                                       which catalogue these belong to (identity.py)
 
 The SHA-256 of a text is that of its bytes. The SHA-256 of weights covers both files; it is what
 `sha256sum adapter_config.json adapter_model.safetensors | sha256sum` prints in their folder.
@@ -36,6 +37,7 @@ from adapters_store.faults import translated
 WEIGHT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TEXT_FILE = "source"
 TEXTS, WEIGHTS, STAGING = "texts", "weights", "staging"
+IDENTITY = "identity"
 FILES_OF = {TEXTS: (TEXT_FILE,), WEIGHTS: WEIGHT_FILES}
 
 P = ParamSpec("P")
@@ -75,6 +77,23 @@ class Blobs:
         self._verifying = asyncio.Lock()
         # of its own, so that hashing never waits behind whatever else the server runs on threads
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="blobs")
+
+    def identity(self) -> str | None:
+        """The ID of the catalogue that these blobs belong to. Blocking."""
+        with translated(self.folder), suppress(FileNotFoundError):
+            return (self.folder / IDENTITY).read_text()
+        return None
+
+    def identify(self, identity: str) -> None:
+        """Writes the ID for `identity` to find, for good. Blocking."""
+        with translated(self.folder):
+            (self.folder / IDENTITY).unlink(missing_ok=True)
+            durable.write(identity.encode(), self.folder / IDENTITY)
+            durable.sync_folder(self.folder)
+
+    def empty(self) -> bool:
+        """True if no blob, nor part of one, is here. Blocking."""
+        return not any(any((self.folder / kind).iterdir()) for kind in FILES_OF)
 
     def close(self) -> None:
         self._threads.shutdown()

@@ -1,8 +1,8 @@
 """The catalogue: every adapter of every tenant, in SQL.
 
-Each method is one transaction. Where files must change together with rows, the caller hands in
-what to do with the files (`place`, `remove`); it runs inside the transaction, under the lock of
-the blob's row, as the last step before the commit.
+Each method is one transaction, which ends whether or not its caller is cancelled. Where files must
+change together with rows, the caller hands in what to do with the files (`place`, `remove`); it
+runs inside the transaction, under the lock of the blob's row, as the last step before the commit.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from adapters_store.records import (
 )
 from adapters_store.schema import adapters
 from adapters_store.schema import names as names_table
+from adapters_store.uncancelled import whole
 
 Place = Callable[[], Awaitable[None]]
 Remove = Callable[[list[str]], Awaitable[None]]
@@ -43,6 +44,7 @@ class Catalogue:
 
     # ---- adding
 
+    @whole
     async def add(self, new: NewAdapter, text: Staged, place: Place) -> tuple[Adapter, bool]:
         """The adapter for `new` and whether it was made now. See `AdapterStore.add`."""
         while True:
@@ -57,6 +59,7 @@ class Catalogue:
 
     # ---- looking up
 
+    @whole
     async def get(self, tenant: str, adapter_id: str) -> Adapter:
         async with self._database.read() as connection:
             found = await rows.first(
@@ -69,6 +72,7 @@ class Catalogue:
             raise AdapterNotFound(adapter_id)
         return rows.adapter_of(found)
 
+    @whole
     async def resolve(self, tenant: str, id_or_name: str) -> Adapter:
         if is_adapter_id(id_or_name):
             return await self.get(tenant, id_or_name)
@@ -95,15 +99,18 @@ class Catalogue:
             raise AdapterNotFound(id_or_name)
         return rows.adapter_of(found)
 
+    @whole
     async def present(self, adapter_id: str) -> Adapter:
         """An adapter of any tenant, expired or not; raises AdapterNotFound if it is deleted."""
         async with self._database.read() as connection:
             return rows.adapter_of(await rows.by_id(connection, adapter_id))
 
+    @whole
     async def text_key(self, adapter_id: str) -> str:
         async with self._database.read() as connection:
             return str((await rows.by_id(connection, adapter_id))["text_key"])
 
+    @whole
     async def page(
         self,
         tenant: str,
@@ -128,12 +135,14 @@ class Catalogue:
         found = await self._adapters(query.order_by(by_id).limit(limit + 1))
         return Page(items=found[:limit], has_more=len(found) > limit)
 
+    @whole
     async def unfinished(self, after: str | None, limit: int) -> tuple[Adapter, ...]:
         query = sa.select(adapters).where(rows.PRESENT, adapters.c.status.in_(UNFINISHED))
         if after is not None:
             query = query.where(adapters.c.id > after)
         return await self._adapters(query.order_by(adapters.c.id).limit(limit))
 
+    @whole
     async def expired(self, now: float, limit: int) -> tuple[Adapter, ...]:
         return await self._adapters(
             sa.select(adapters)
@@ -142,6 +151,7 @@ class Catalogue:
             .limit(limit)
         )
 
+    @whole
     async def counts(self) -> dict[AdapterStatus, int]:
         query = (
             sa.select(adapters.c.status, sa.func.count())
@@ -159,6 +169,7 @@ class Catalogue:
 
     # ---- steps of a job
 
+    @whole
     async def claim(self, adapter_id: str) -> Adapter | None:
         attempts = adapters.c.attempts + 1
         async with self._database.write() as connection:
@@ -170,16 +181,19 @@ class Catalogue:
             )
             return None if row is None else rows.adapter_of(row)
 
+    @whole
     async def advance(self, adapter_id: str, values: Mapping[str, Any]) -> Adapter:
         async with self._database.write() as connection:
             return rows.adapter_of(await rows.must_update(connection, adapter_id, CLAIMED, values))
 
+    @whole
     async def record_timings(self, adapter_id: str, timings_ms: Mapping[str, float]) -> Adapter:
         async with self._database.write() as connection:
             row = await rows.by_id(connection, adapter_id, lock=True)
             merged = {"timings_ms": {**row["timings_ms"], **timings_ms}}
             return rows.adapter_of(await rows.update(connection, adapter_id, None, merged) or row)
 
+    @whole
     async def finish(
         self, adapter_id: str, weights: Staged, outcome: Mapping[str, Any], place: Place
     ) -> Adapter:
@@ -203,12 +217,15 @@ class Catalogue:
             await place()
             return rows.adapter_of(row)
 
+    @whole
     async def fail(self, adapter_id: str, failure: Failure) -> Adapter:
         return await self._end(adapter_id, rows.failed(failure))
 
+    @whole
     async def cancel(self, adapter_id: str) -> Adapter:
         return await self._end(adapter_id, {"status": AdapterStatus.CANCELLED})
 
+    @whole
     async def retry(self, adapter_id: str, failure: Failure) -> Adapter:
         async with self._database.write() as connection:
             row = await rows.by_id(connection, adapter_id, lock=True)
@@ -218,6 +235,7 @@ class Catalogue:
                 await rows.update(connection, adapter_id, CLAIMED, values) or row
             )
 
+    @whole
     async def release(self, adapter_id: str) -> Adapter:
         attempts = adapters.c.attempts - 1
         async with self._database.write() as connection:
@@ -236,6 +254,7 @@ class Catalogue:
 
     # ---- a ready adapter
 
+    @whole
     async def fail_weights(self, key: str, failure: Failure) -> None:
         """Every adapter with these weights fails: they are damaged beyond use.
 
@@ -248,6 +267,7 @@ class Catalogue:
                 .values(updated_at=time.time(), **rows.failed(failure))
             )
 
+    @whole
     async def touch(self, adapter_ids: Iterable[str]) -> None:
         async with self._database.write() as connection:
             await connection.execute(
@@ -258,6 +278,7 @@ class Catalogue:
 
     # ---- going away
 
+    @whole
     async def delete(self, tenant: str, adapter_id: str) -> None:
         async with self._database.write() as connection:
             row = await rows.first(
@@ -271,6 +292,7 @@ class Catalogue:
                 raise AdapterNotFound(adapter_id)
             await names.leave(connection, row)
 
+    @whole
     async def purge(self, adapter_id: str, remove: Remove) -> None:
         async with self._database.write() as connection:
             row = await rows.first(
@@ -283,6 +305,7 @@ class Catalogue:
                 keys = (row["text_key"], row["weights_key"])
                 await remove(await rows.forget_blobs(connection, keys))
 
+    @whole
     async def drop_unreferenced(self, blob: Staged, remove: Remove) -> None:
         """Removes a blob's files unless some adapter refers to it."""
         async with self._database.write() as connection:

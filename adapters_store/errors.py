@@ -86,6 +86,19 @@ class StoreLocked(StoreError):
         self.pid = pid
 
 
+class FolderMismatch(StoreError):
+    """The catalogue and the folder of blobs are not each other's; nothing was changed."""
+
+    def __init__(self, catalogue: str, folder: Path) -> None:
+        super().__init__(
+            f"the catalogue at {catalogue} does not belong to the files in {folder}: "
+            "is the right volume mounted, and the right catalogue given? "
+            "A new store starts with both empty"
+        )
+        self.catalogue = catalogue
+        self.folder = folder
+
+
 class StoreUnwritable(StoreError):
     """The disk is full, over quota, failing or read-only. Nothing of the step is visible."""
 

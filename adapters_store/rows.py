@@ -48,12 +48,9 @@ def failed(failure: Failure) -> dict[str, Any]:
     }
 
 
-def visible(now: float | None = None) -> sa.ColumnElement[bool]:
+def visible() -> sa.ColumnElement[bool]:
     """Neither deleted nor expired."""
-    not_expired = sa.or_(
-        adapters.c.expires_at.is_(None),
-        adapters.c.expires_at > (time.time() if now is None else now),
-    )
+    not_expired = sa.or_(adapters.c.expires_at.is_(None), adapters.c.expires_at > time.time())
     return sa.and_(PRESENT, not_expired)
 
 

@@ -73,6 +73,10 @@ names = sa.Table(
 )
 
 
+identity = sa.Table("identity", metadata, sa.Column("id", sa.Text, primary_key=True))
+"""One row: which folder of blobs this catalogue is about (identity.py)."""
+
+
 def _present(name: str, *columns: str) -> sa.Index:
     return sa.Index(
         name,

@@ -23,16 +23,11 @@ from adapters_store.database import Database
 from adapters_store.durable import make_folder
 from adapters_store.errors import CorruptSource, CorruptWeights, StoreError, WrongStatus
 from adapters_store.faults import translated
+from adapters_store.identity import bind
 from adapters_store.lock import FolderLock
-from adapters_store.records import (
-    Adapter,
-    AdapterKind,
-    AdapterStatus,
-    Failure,
-    NewAdapter,
-    Page,
-)
+from adapters_store.records import Adapter, AdapterKind, AdapterStatus, Failure, NewAdapter, Page
 from adapters_store.recovery import Recovery, recover
+from adapters_store.uncancelled import to_its_end
 
 MAX_PAGE = 1000
 
@@ -45,7 +40,7 @@ class AdapterStore:
 
     Made by `open`; an async context manager that closes. Every method may raise StoreUnwritable
     (disk full, read-only) or StoreUnavailable (catalogue locked or down), and then has changed
-    nothing. A method that stores something runs to its end even when its caller is cancelled.
+    nothing. What a method began it ends, even when its caller is cancelled meanwhile.
     """
 
     def __init__(
@@ -68,7 +63,8 @@ class AdapterStore:
 
         `url` is the catalogue's database, by default a SQLite file under `root`. Raises
         StoreLocked when another process has it open, UnreadableCatalogue when it is damaged or
-        of a newer release, StoreUnwritable.
+        of a newer release, FolderMismatch when catalogue and files are not each other's,
+        StoreUnwritable.
         """
         async with AsyncExitStack() as closing:
             with translated(root):
@@ -82,6 +78,7 @@ class AdapterStore:
             await database.own()
             async with database.write() as connection:
                 await connection.run_sync(migrations.upgrade)
+            await bind(database, blobs)
             recovery = await recover(database, blobs)
             logger.info("opened %s: %s", root, recovery)
             return cls(root, database, blobs, recovery, closing.pop_all())
@@ -113,7 +110,7 @@ class AdapterStore:
         the name moves to it. Where only another name has the content ready, a new adapter with
         the same weights is `ready` at once (True).
         """
-        return await _to_its_end(self._add(new, text))
+        return await to_its_end(self._add(new, text))
 
     async def get(self, tenant: str, adapter_id: str) -> Adapter:
         """The tenant's adapter; raises AdapterNotFound."""
@@ -229,7 +226,7 @@ class AdapterStore:
             "chunks": chunks,
             "compression_error": compression_error,
         }
-        return await _to_its_end(self._commit(adapter_id, staged, outcome))
+        return await to_its_end(self._commit(adapter_id, staged, outcome))
 
     async def record_timings(self, adapter_id: str, **milliseconds: float) -> Adapter:
         """Adds stages (extract, generate, store, register) to `timings_ms`."""
@@ -271,7 +268,7 @@ class AdapterStore:
 
         Does nothing for an adapter that is not deleted.
         """
-        await _to_its_end(self._catalogue.purge(adapter_id, self._blobs.remove))
+        await to_its_end(self._catalogue.purge(adapter_id, self._blobs.remove))
 
     async def unfinished(
         self, *, after: str | None = None, limit: int = 100
@@ -316,21 +313,6 @@ class AdapterStore:
                 # a disk that took no row may take no cleaning up either; `open` will do it
                 logger.warning("left %s for the next start to clear away", blob.key)
             raise
-
-
-async def _to_its_end(step: Awaitable[T]) -> T:
-    """Awaits `step` to its end even if the caller is cancelled, and is cancelled then."""
-    task = asyncio.ensure_future(step)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        task.exception()  # seen; the caller is gone
-        raise cancelled
-    return task.result()
 
 
 def _check_limit(limit: int) -> None:

@@ -47,6 +47,13 @@ def migrated_postgres(postgres_database: str, tmp_path_factory: pytest.TempPathF
     return postgres_database
 
 
+@pytest.fixture
+def postgres_url(migrated_postgres: str) -> str:
+    """The URL of an empty catalogue on PostgreSQL."""
+    _execute(migrated_postgres, "TRUNCATE adapters, blobs, names, identity")
+    return migrated_postgres
+
+
 @pytest.fixture(scope="session")
 def migrated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of a store that was opened once and is empty."""
@@ -68,8 +75,7 @@ def url(request: pytest.FixtureRequest) -> str | None:
     """The URL of an empty catalogue: each test that asks for it runs on both databases."""
     if request.param == "sqlite":
         return None
-    postgres: str = request.getfixturevalue("migrated_postgres")
-    _execute(postgres, "TRUNCATE adapters, blobs, names")
+    postgres: str = request.getfixturevalue("postgres_url")
     return postgres
 
 

@@ -68,10 +68,10 @@ async def test_a_killed_process_leaves_no_lock_even_if_its_child_lives_on(root: 
 
 
 async def test_two_folders_cannot_share_one_postgresql_catalogue(
-    tmp_path: Path, migrated_postgres: str
+    tmp_path: Path, postgres_url: str
 ) -> None:
-    async with await AdapterStore.open(tmp_path / "one", migrated_postgres):
+    async with await AdapterStore.open(tmp_path / "one", postgres_url):
         with pytest.raises(StoreLocked, match="in use by another process"):
-            await AdapterStore.open(tmp_path / "two", migrated_postgres)
-    async with await AdapterStore.open(tmp_path / "two", migrated_postgres):
+            await AdapterStore.open(tmp_path / "two", postgres_url)
+    async with await AdapterStore.open(tmp_path / "two", postgres_url):
         pass

@@ -77,6 +77,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "name", name="pk_names"),
         sa.ForeignKeyConstraint(["adapter_id"], ["adapters.id"], name="fk_names_adapter_id"),
     )
+    op.create_table(
+        "identity",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_identity"),
+    )
     for name, columns in LISTINGS.items():
         _index(name, columns, PRESENT)
     _index("uq_adapters_answer", ["tenant", "fingerprint", "name"], ANSWERS, unique=True)
