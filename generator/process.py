@@ -25,6 +25,7 @@ Progress = Callable[[int, int], None]
 
 MAX_ANSWER_BYTES = 2**20
 STOP_SECONDS = 5.0
+CANCEL_SECONDS = 30.0  # more than a micro-batch takes
 BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 HEALTHY_SECONDS = 60.0  # a child that lived this long did not die of its start
 
@@ -181,7 +182,7 @@ class GeneratorProcess:
 
         Waits for a child that is being restarted. `progress` is called with (done, all) chunks.
         Once this has returned or raised, nothing writes to `out` any more: a cancelled call tells
-        the child and waits for its word. Raises GeneratorDied, GenerationRefused.
+        the child and waits until it lets go. Raises GeneratorDied, GenerationRefused.
         """
         if self._child is None:
             raise GeneratorDied("the generator process is not running")
@@ -196,7 +197,10 @@ class GeneratorProcess:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
             await child.send({"op": "cancel", "job": number})
-            await asyncio.wait([answer])
+            await asyncio.wait([answer], timeout=CANCEL_SECONDS)
+            if not answer.done():  # it hangs; its end is the only way to be sure of `out`
+                child.process.kill()
+                await asyncio.wait([answer])
             raise
         finally:
             del child.requests[number]

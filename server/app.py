@@ -22,12 +22,7 @@ from generator.process import GeneratorError, GeneratorProcess
 from server import errors, logs
 from server.access import AccessMiddleware
 from server.changes import Changes
-from server.jobs import Jobs
-from server.metrics import Metrics
-from server.models import Models
-from server.registration import Registration, TimedEngine
-from server.removal import Removal
-from server.residency import Residency
+from server.listening import CannotStart
 from server.routes import adapters, health, models
 from server.routing import InferenceRouting
 from server.service import Service
@@ -44,14 +39,10 @@ with it. Upload a document with `POST /v1/adapters`; then name the adapter's ID 
 """
 
 
-class CannotStart(Exception):
-    """What keeps the server from starting, in words for the operator."""
-
-
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises CannotStart."""
+def run(settings: Settings, sock: socket.socket) -> None:
+    """Serve on the bound socket until SIGTERM or SIGINT. Raises CannotStart."""
     logs.configure(settings.log_level, settings.log_format)
-    with _explained(), _listening(settings) as sock:
+    with _explained():
         config = read_config(settings.generator)
         model = settings.model or config.base_path
         _keep_to_ourselves(model)
@@ -64,7 +55,6 @@ async def _serve(
     began = time.monotonic()
     served_name = settings.served_name or _name_of(model)
     chunker = Chunker.from_folder(settings.generator)
-    metrics = Metrics()
     async with AsyncExitStack() as stack:
         opened = await AdapterStore.open(settings.data_dir, settings.database_url)
         store = await stack.enter_async_context(opened)
@@ -74,72 +64,37 @@ async def _serve(
             base_name=served_name,
             max_batch_tokens=settings.max_batch_tokens,
         )
+        log.info("starting the engine and the generator %s", config.name)
         starting = asyncio.create_task(generator.start())
         stack.push_async_callback(_stop_generator, generator, starting)
-        await asyncio.sleep(
-            0
-        )  # spawns the child: it loads while the engine's start blocks this loop
-        log.info("starting the engine and the generator %s", config.name)
+        await asyncio.sleep(0)  # the child is spawned now; starting the engine blocks this loop
 
         from server.engine import Engine, EngineConfig  # seconds of importing vLLM
 
-        engine = await stack.enter_async_context(
-            Engine.running(
-                EngineConfig(
-                    model=model,
-                    served_name=served_name,
-                    max_rank=config.max_rank,
-                    target_modules=tuple(config.hypernetwork.modules),
-                    max_loras=settings.max_loras,
-                    max_resident=settings.max_resident,
-                    dtype=settings.dtype,
-                    max_model_len=settings.max_model_len,
-                    kv_cache_gib=settings.kv_cache_gib,
-                    chat_template=config.prompt.chat_template,
-                    # its warnings on CPU are a page that no operator can act on
-                    log_level="info" if settings.log_level == "debug" else "error",
-                )
-            )
+        engine_config = EngineConfig(
+            model=model,
+            served_name=served_name,
+            max_rank=config.max_rank,
+            target_modules=tuple(config.hypernetwork.modules),
+            max_loras=settings.max_loras,
+            max_resident=settings.max_resident,
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            kv_cache_gib=settings.kv_cache_gib,
+            chat_template=config.prompt.chat_template,
+            # its warnings on CPU are a page that no operator can act on
+            log_level="info" if settings.log_level == "debug" else "error",
+            log_format=settings.log_format,
         )
+        engine = await stack.enter_async_context(Engine.running(engine_config))
         await starting
-        timed = TimedEngine(engine, store, metrics)
-        residency = await stack.enter_async_context(Residency(timed, settings.max_resident))
-        metrics.count(residency, generator)
-        changes = Changes(store)
-        jobs = Jobs(
-            store,
-            chunker,
-            generator,
-            _generator_name(config),
-            Registration(residency, store, settings.max_resident),
-            changes,
-            metrics,
-            workers=settings.jobs,
-        )
-        removal = Removal(store, residency, jobs, changes)
-        names = await stack.enter_async_context(Models(served_name, store))
-        await stack.enter_async_context(jobs)
-        await stack.enter_async_context(removal)
-        service = Service(
-            settings=settings,
-            started_at=time.time(),
-            store=store,
-            chunker=chunker,
-            generator=generator,
-            generator_name=_generator_name(config),
-            engine=engine,
-            residency=residency,
-            changes=changes,
-            jobs=jobs,
-            removal=removal,
-            metrics=metrics,
+        service = await stack.enter_async_context(
+            Service.running(settings, store, chunker, generator, _generator_name(config), engine)
         )
         furnish(engine.app, service)
-        engine.app.add_middleware(InferenceRouting, resolve=names.resolve, residency=residency)
-        engine.app.add_middleware(AccessMiddleware)  # outermost: added last
         _announce(settings, config, model, engine.max_rank, time.monotonic() - began)
         beside = [
-            asyncio.create_task(_end_waits(engine.app, changes)),
+            asyncio.create_task(_end_waits(engine.app, service.changes)),
             # takes a second, for vLLM's requests: not in the event loop, not in the first request
             asyncio.create_task(asyncio.to_thread(engine.app.openapi)),
         ]
@@ -152,7 +107,7 @@ async def _serve(
 
 
 def furnish(app: FastAPI, service: Service) -> None:
-    """Add this product's routes, errors and OpenAPI document to vLLM's app."""
+    """Add this product's routes, errors, middleware and OpenAPI document to vLLM's app."""
     app.state.doclora = service
     errors.install(app)
     for router in (adapters.router, models.router, health.router):
@@ -162,6 +117,10 @@ def furnish(app: FastAPI, service: Service) -> None:
     app.openapi_url, app.docs_url = "/openapi.json", "/docs"
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     app.setup()
+    app.add_middleware(
+        InferenceRouting, resolve=service.models.resolve, residency=service.residency
+    )
+    app.add_middleware(AccessMiddleware)  # outermost: added last
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
@@ -170,10 +129,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
-        wrong_fields = {
-            "description": "Bad Request",
-            "content": {"application/json": {"schema": errors.ErrorBody.model_json_schema()}},
-        }
+        error = {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
+        wrong_fields = {"description": "Bad Request", "content": {"application/json": error}}
         for path in document["paths"].values():
             for operation in path.values():
                 if operation["responses"].pop("422", None) is not None:
@@ -234,22 +191,6 @@ def _keep_to_ourselves(model: str) -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if Path(model).is_dir():
         os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-@contextmanager
-def _listening(settings: Settings) -> Iterator[socket.socket]:
-    """The bound socket. Bound first, because the engine takes half a minute to start."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((settings.host, settings.port))
-        except OSError as error:
-            raise CannotStart(
-                f"cannot listen on {settings.host} port {settings.port}: {error.strerror}; "
-                "choose another with --host or --port"
-            ) from error
-        yield sock
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from server.client import Client, Json, RequestRefused, ServerUnreachable
+from server.listening import CannotStart, listening
 from server.settings import Settings
 
 app = typer.Typer(
@@ -96,12 +98,15 @@ def serve(**flags: Any) -> None:
         name = str(fault["loc"][0])
         option = f"--{name.replace('_', '-')} (DOCLORA_{name.upper()})"
         fail(f"{option}: {fault['msg']}, not {fault['input']!r}", 2)
-    from server.app import CannotStart, run
-
     try:
-        run(settings)
+        with listening(settings.host, settings.port) as sock:
+            from server.app import run
+
+            run(settings, sock)
     except CannotStart as error:
         fail(str(error))
+    # everything is closed; at a regular exit the engine's libraries print a page about leaks
+    os._exit(0)
 
 
 @app.command()
@@ -161,16 +166,16 @@ def chat(
         notices.print(f"Chatting with {model}; end with Ctrl-D.", style="dim", markup=False)
         conversation: list[Json] = []
         while (line := _ask()) is not None:
-            conversation.append({"role": "user", "content": line})
+            turn = {"role": "user", "content": line}
             try:
-                answer = _answer(client, model, conversation)
+                answer = _answer(client, model, [*conversation, turn])
             except RequestRefused as error:
-                if error.status == 404 or len(conversation) == 1:
+                if error.status != 400 or not conversation:
                     raise
-                notices.print(f"{error} Starting afresh.", style="yellow", markup=False)
+                notices.print("The conversation no longer fits; starting afresh.", style="yellow")
                 conversation.clear()
-            else:
-                conversation.append({"role": "assistant", "content": answer})
+                answer = _answer(client, model, [turn])
+            conversation += [turn, {"role": "assistant", "content": answer}]
 
 
 @app.command("rm")

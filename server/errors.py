@@ -16,8 +16,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 import adapters_store as store
 
@@ -225,10 +226,10 @@ def _from_http(error: HTTPException, request: Request) -> ApiError:
     if error.status_code == 404 and error.detail == "Not Found":
         return RouteNotFound(f"No route {request.method} {request.url.path}; /docs lists them.")
     if error.status_code == 405:
-        allowed = Headers(error.headers).get("allow")
+        allowed = ", ".join(sorted(_methods(request)))
         return MethodNotAllowed(
             f"{request.url.path} does not take {request.method}; it takes {allowed}.",
-            headers=error.headers,
+            headers={"allow": allowed},
         )
     translated = ApiError(str(error.detail), headers=error.headers)
     translated.status = error.status_code
@@ -236,6 +237,15 @@ def _from_http(error: HTTPException, request: Request) -> ApiError:
 
 
 SOURCES = (("body",), ("query",), ("path",), ("header",))
+
+
+def _methods(request: Request) -> set[str]:
+    """What the request's path takes. Starlette's own `allow` header knows its first route only."""
+    taken: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE:
+            taken |= route.methods
+    return taken
 
 
 @contextmanager
@@ -284,6 +294,8 @@ class Route(APIRoute):
             try:
                 with translating():
                     return await handle(request)
+            except ClientDisconnect:
+                return Response(status_code=499)  # for the log alone: nobody reads it
             except (ApiError, HTTPException, RequestValidationError):
                 raise
             except Exception as error:

@@ -1,5 +1,8 @@
-"""The parts of a running server, as the routes find them."""
+"""The parts of a running server that routes work with, and how they hang together."""
 
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -11,13 +14,15 @@ from generator.process import GeneratorProcess
 from server.changes import Changes
 from server.jobs import Jobs
 from server.metrics import Metrics
+from server.models import Models
+from server.registration import Registration, TimedEngine
 from server.removal import Removal
-from server.residency import Residency
+from server.residency import Loader, Residency
 from server.settings import Settings
 
 
-class ServingEngine(Protocol):
-    """What the routes ask of the engine."""
+class ServingEngine(Loader, Protocol):
+    """What is asked of the engine, besides loading."""
 
     @property
     def base_model(self) -> str: ...
@@ -36,10 +41,56 @@ class Service:
     generator_name: str  # name@fingerprint
     engine: ServingEngine
     residency: Residency
+    models: Models
     changes: Changes
     jobs: Jobs
     removal: Removal
     metrics: Metrics
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls,
+        settings: Settings,
+        store: AdapterStore,
+        chunker: Chunker,
+        generator: GeneratorProcess,
+        generator_name: str,
+        engine: ServingEngine,
+    ) -> AsyncIterator["Service"]:
+        """Work on the store's unfinished jobs, and on what comes, until the block ends."""
+        metrics = Metrics()
+        changes = Changes(store)
+        timed = TimedEngine(engine, store, metrics)
+        async with AsyncExitStack() as stack:
+            residency = await stack.enter_async_context(Residency(timed, settings.max_resident))
+            metrics.count(residency, generator)
+            models = await stack.enter_async_context(Models(engine.base_model, store))
+            registration = Registration(residency, store, settings.max_resident)
+            jobs = await stack.enter_async_context(
+                Jobs(
+                    *(store, chunker, generator, generator_name),
+                    *(registration, changes, metrics),
+                    workers=settings.jobs,
+                )
+            )
+            removal = Removal(store, residency, jobs, changes)
+            await stack.enter_async_context(removal)
+            yield cls(
+                settings=settings,
+                started_at=time.time(),
+                store=store,
+                chunker=chunker,
+                generator=generator,
+                generator_name=generator_name,
+                engine=engine,
+                residency=residency,
+                models=models,
+                changes=changes,
+                jobs=jobs,
+                removal=removal,
+                metrics=metrics,
+            )
 
 
 def _service(request: Request) -> Service:

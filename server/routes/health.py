@@ -39,7 +39,7 @@ async def health() -> Health:
 )
 async def ready(parts: Parts, response: Response) -> Readiness:
     try:
-        await parts.store.counts()
+        await parts.store.unfinished(limit=1)
         store = True
     except StoreError:
         store = False

@@ -26,6 +26,10 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     async def document(fields: dict[str, int]) -> dict[str, int]:
         return fields
 
+    @router.get("/documents")
+    async def documents() -> list[str]:
+        return []
+
     @router.get("/defect")
     async def defect() -> None:
         raise ValueError("a secret of the server")
@@ -84,9 +88,9 @@ async def test_an_error_has_openais_shape(
 
 
 async def test_a_wrong_method_is_told_the_right_one(client: httpx.AsyncClient) -> None:
-    answer = await client.delete("/defect")
-    assert answer.headers["allow"] == "GET"
-    assert "GET" in answer.json()["error"]["message"]
+    answer = await client.delete("/documents")
+    assert answer.headers["allow"] == "GET, POST"
+    assert "GET, POST" in answer.json()["error"]["message"]
 
 
 async def test_a_callers_request_id_is_kept_unless_it_is_ill_formed(
