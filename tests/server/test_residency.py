@@ -139,6 +139,23 @@ async def test_a_leased_adapter_is_never_the_one_to_go() -> None:
         await old.end()
 
 
+async def test_no_more_is_evicted_than_is_wanted() -> None:
+    async with residency_of(3) as (residency, engine):
+        for adapter in "abc":
+            async with residency.lease(adapter, folder):
+                pass
+        engine.open.clear()
+        wanting = [Holder(residency, "d") for _ in range(3)]
+        await settle()
+        assert await residency.evict("nobody")  # any command has the owner look again
+        engine.open.set()
+        await settle()
+        assert engine.log[-2:] == ["unload a", "load d"]
+        assert residency.resident == {"b", "c", "d"}
+        for holder in wanting:
+            await holder.end()
+
+
 async def test_a_request_waits_while_all_adapters_are_leased_and_goes_on_when_one_is_free() -> None:
     async with residency_of(1) as (residency, engine):
         first = Holder(residency, "a")

@@ -89,7 +89,7 @@ class Bench:
         self.engine = engine
         self.residency = residency
         self.app = InferenceRouting(
-            self.upstream, resolve=resolve, residency=residency, max_body_bytes=1000
+            self.upstream, resolve=resolve, residency=residency, max_body_bytes=3000
         )
         transport = httpx.ASGITransport(app=self.app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
@@ -140,8 +140,9 @@ async def test_every_inference_route_resolves_a_name_to_the_adapter_s_id(
         response = await on.post({"model": "handbook", "prompt": "Why?", "x": [1, 2.5]}, path)
         assert response.status_code == 200
         assert json.loads(on.upstream.body) == {"model": "adp_1", "prompt": "Why?", "x": [1, 2.5]}
-        length = dict(on.upstream.scope["headers"])[b"content-length"]
-        assert int(length) == len(on.upstream.body)
+        headers = on.upstream.scope["headers"]
+        lengths = [int(value) for name, value in headers if name == b"content-length"]
+        assert lengths == [len(on.upstream.body)]
         assert on.residency.resident == {"adp_1"}
 
 
@@ -209,7 +210,7 @@ async def test_a_model_that_cannot_answer_is_refused_before_vllm_sees_it(
         (b"", "not valid JSON"),
         (b"{", "not valid JSON"),
         (b'{"model": "\xff"}', "not valid JSON"),
-        (b"[" * 900, "not valid JSON"),
+        (b"[" * 2900, "not valid JSON"),
         (b"[1]", "a JSON list, not an object"),
     ],
 )
@@ -251,10 +252,10 @@ async def test_a_body_that_says_it_is_too_large_is_not_read(bench: Any) -> None:
             read.append(1)
             yield b"x"
 
-        headers = {**JSON, "content-length": "1001"}
+        headers = {**JSON, "content-length": "3001"}
         response = await on.client.post(CHAT, content=body(), headers=headers)
         assert response.status_code == 413
-        assert "1,000 bytes" in error_of(response)["message"]
+        assert "3,000 bytes" in error_of(response)["message"]
         assert not read
 
 
@@ -272,7 +273,7 @@ async def test_a_body_that_does_not_say_it_is_too_large_is_read_no_further_than_
 
         response = await on.client.post(CHAT, content=endless(), headers=JSON)
         assert response.status_code == 413
-        assert pieces < 15
+        assert pieces < 35
 
 
 @pytest.mark.parametrize(
