@@ -19,9 +19,10 @@ from adapters_store import AdapterStore, StoreError
 from generator.checkpoint import GeneratorConfig, InvalidGenerator, read_config
 from generator.chunks import Chunker
 from generator.process import GeneratorError, GeneratorProcess
-from server import errors, logs
+from server import errors, logs, prefork
 from server.access import AccessMiddleware
 from server.changes import Changes
+from server.engine_config import EngineConfig
 from server.listening import CannotStart
 from server.routes import adapters, health, models
 from server.routing import InferenceRouting
@@ -65,12 +66,6 @@ async def _serve(
             max_batch_tokens=settings.max_batch_tokens,
         )
         log.info("starting the engine and the generator %s", config.name)
-        starting = asyncio.create_task(generator.start())
-        stack.push_async_callback(_stop_generator, generator, starting)
-        await asyncio.sleep(0)  # the child is spawned now; starting the engine blocks this loop
-
-        from server.engine import Engine, EngineConfig  # seconds of importing vLLM
-
         engine_config = EngineConfig(
             model=model,
             served_name=served_name,
@@ -86,6 +81,13 @@ async def _serve(
             log_level="info" if settings.log_level == "debug" else "error",
             log_format=settings.log_format,
         )
+        prefork.start(engine_config)  # imports vLLM beside this process
+        starting = asyncio.create_task(generator.start())
+        stack.push_async_callback(_stop_generator, generator, starting)
+        await asyncio.sleep(0)  # the child is spawned now; starting the engine blocks this loop
+
+        from server.engine import Engine  # seconds of importing vLLM
+
         engine = await stack.enter_async_context(Engine.running(engine_config))
         await starting
         service = await stack.enter_async_context(
