@@ -22,8 +22,9 @@ from generator.process import GeneratorError, GeneratorProcess
 from server import errors, logs, prefork
 from server.access import AccessMiddleware
 from server.changes import Changes
-from server.engine_config import EngineConfig
-from server.listening import CannotStart
+from server.engine_config import RANKS, EngineConfig
+from server.listening import CannotServe
+from server.residency import EngineStopped
 from server.routes import adapters, health, models
 from server.routing import InferenceRouting
 from server.service import Service
@@ -31,7 +32,9 @@ from server.settings import EMBEDDED, Settings
 
 log = logging.getLogger(__name__)
 
+EMBEDDED_BASE = EMBEDDED / "base"
 EMBEDDED_NAME = "doclora-tiny"
+EMBEDDED_KV_CACHE_GIB = 0.25  # thousands of its blocks
 STOPPING_SECONDS = 0.2
 DESCRIPTION = """
 Turns a document into a LoRA adapter in one forward pass of a hypernetwork, and answers questions
@@ -41,20 +44,49 @@ with it. Upload a document with `POST /v1/adapters`; then name the adapter's ID 
 
 
 def run(settings: Settings, sock: socket.socket) -> None:
-    """Serve on the bound socket until SIGTERM or SIGINT. Raises CannotStart."""
+    """Serve on the bound socket until SIGTERM or SIGINT. Raises CannotServe."""
     logs.configure(settings.log_level, settings.log_format)
     with _explained():
         config = read_config(settings.generator)
-        model = settings.model or config.base_path
-        _keep_to_ourselves(model)
-        asyncio.run(_serve(settings, config, model, sock))
+        engine_config = _engine_config(settings, config)
+        _keep_to_ourselves(engine_config.model)
+        prefork.start(engine_config)  # before anything here imports vLLM, to do it meanwhile
+        asyncio.run(_serve(settings, config, engine_config, sock))
+
+
+def _engine_config(settings: Settings, config: GeneratorConfig) -> EngineConfig:
+    model = settings.model or config.base_path
+    embedded = Path(model).resolve() == EMBEDDED_BASE.resolve()
+    kv_cache_gib = settings.kv_cache_gib
+    if kv_cache_gib is None and embedded:
+        kv_cache_gib = EMBEDDED_KV_CACHE_GIB
+    if config.max_rank > RANKS[-1]:
+        raise CannotServe(
+            f"the generator {config.name} makes adapters up to rank {config.max_rank} "
+            f"({config.max_chunks} chunks); vLLM takes up to {RANKS[-1]}: lower its max_chunks"
+        )
+    return EngineConfig(
+        model=model,
+        served_name=settings.served_name or (EMBEDDED_NAME if embedded else _name_of(model)),
+        max_rank=config.max_rank,
+        target_modules=tuple(config.hypernetwork.modules),
+        max_loras=settings.max_loras,
+        max_resident=settings.max_resident,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        kv_cache_gib=kv_cache_gib,
+        chat_template=config.prompt.chat_template,
+        cpus=settings.cpus,
+        # its warnings on a CPU are a page that no operator can act on
+        log_level="info" if settings.log_level == "debug" else "error",
+        log_format=settings.log_format,
+    )
 
 
 async def _serve(
-    settings: Settings, config: GeneratorConfig, model: str, sock: socket.socket
+    settings: Settings, config: GeneratorConfig, engine_config: EngineConfig, sock: socket.socket
 ) -> None:
     began = time.monotonic()
-    served_name = settings.served_name or _name_of(model)
     chunker = Chunker.from_folder(settings.generator)
     async with AsyncExitStack() as stack:
         opened = await AdapterStore.open(settings.data_dir, settings.database_url)
@@ -62,26 +94,10 @@ async def _serve(
         generator = GeneratorProcess(
             settings.generator,
             device=settings.generator_device,
-            base_name=served_name,
+            base_name=engine_config.served_name,
             max_batch_tokens=settings.max_batch_tokens,
         )
         log.info("starting the engine and the generator %s", config.name)
-        engine_config = EngineConfig(
-            model=model,
-            served_name=served_name,
-            max_rank=config.max_rank,
-            target_modules=tuple(config.hypernetwork.modules),
-            max_loras=settings.max_loras,
-            max_resident=settings.max_resident,
-            dtype=settings.dtype,
-            max_model_len=settings.max_model_len,
-            kv_cache_gib=settings.kv_cache_gib,
-            chat_template=config.prompt.chat_template,
-            # its warnings on CPU are a page that no operator can act on
-            log_level="info" if settings.log_level == "debug" else "error",
-            log_format=settings.log_format,
-        )
-        prefork.start(engine_config)  # imports vLLM beside this process
         starting = asyncio.create_task(generator.start())
         stack.push_async_callback(_stop_generator, generator, starting)
         await asyncio.sleep(0)  # the child is spawned now; starting the engine blocks this loop
@@ -94,7 +110,7 @@ async def _serve(
             Service.running(settings, store, chunker, generator, _generator_name(config), engine)
         )
         furnish(engine.app, service)
-        _announce(settings, config, model, engine.max_rank, time.monotonic() - began)
+        _announce(settings, config, engine_config, time.monotonic() - began)
         beside = [
             asyncio.create_task(_end_waits(engine.app, service.changes)),
             # takes a second, for vLLM's requests: not in the event loop, not in the first request
@@ -157,18 +173,19 @@ async def _end_waits(app: FastAPI, changes: Changes) -> None:
 
 
 def _announce(
-    settings: Settings, config: GeneratorConfig, model: str, slot_rank: int, seconds: float
+    settings: Settings, config: GeneratorConfig, engine: EngineConfig, seconds: float
 ) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    log.info("base model  %s (%s)", settings.served_name or _name_of(model), model)
+    cache = "as vLLM chooses" if engine.kv_cache_gib is None else f"{engine.kv_cache_gib:g} GiB"
+    log.info("base model  %s (%s)", engine.served_name, engine.model)
     log.info(
         "generator   %s: rank %d a chunk of %d tokens, up to %d chunks, adapters up to rank %d",
         *(_generator_name(config), config.hypernetwork.rank, config.max_chunk_tokens),
         *(config.max_chunks, config.max_rank),
     )
     log.info(
-        "memory      KV cache %.1f GiB; %d adapters of rank %d in a batch, %d loaded",
-        *(settings.kv_cache_gib, settings.max_loras, slot_rank, settings.max_resident),
+        "memory      KV cache %s; %d adapters of rank %d in a batch, %d loaded",
+        *(cache, engine.max_loras, engine.slot_rank, engine.max_resident),
     )
     log.info("data        %s", settings.data_dir.resolve())
     log.info("ready       http://%s:%d after %.0f s", host, settings.port, seconds)
@@ -181,13 +198,10 @@ def _generator_name(config: GeneratorConfig) -> str:
 def _name_of(model: str) -> str:
     """What the API calls a base model that was given no name."""
     folder = Path(model)
-    if not folder.is_dir():
-        return model
-    embedded = folder.resolve() == (EMBEDDED / "base").resolve()
-    return EMBEDDED_NAME if embedded else folder.resolve().name
+    return folder.resolve().name if folder.is_dir() else model
 
 
-def _keep_to_ourselves(model: str) -> None:
+def _keep_to_ourselves(model: Path | str) -> None:
     """No telemetry, and no question to a model hub about a model that lies here."""
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -201,8 +215,10 @@ def _explained() -> Iterator[None]:
         with contextlib.suppress(KeyboardInterrupt):
             yield
     except InvalidGenerator as error:
-        raise CannotStart(f"{error}; --generator names another generator folder") from error
+        raise CannotServe(f"{error}; --generator names another generator folder") from error
     except GeneratorError as error:
-        raise CannotStart(f"the generator does not start: {error}") from error
+        raise CannotServe(f"the generator does not start: {error}") from error
     except StoreError as error:
-        raise CannotStart(str(error)) from error
+        raise CannotServe(str(error)) from error
+    except EngineStopped as error:
+        raise CannotServe(f"{error} What it said is above.") from error

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from server.client import Client, Json, RequestRefused, ServerUnreachable
-from server.listening import CannotStart, listening
+from server.listening import CannotServe, listening
 from server.settings import Settings
 
 app = typer.Typer(
@@ -38,6 +38,8 @@ EXPLAINED = {
     "model",
     "served_name",
     "max_model_len",
+    "kv_cache_gib",
+    "cpus",
 }
 
 Url = Annotated[str, typer.Option(envvar="DOCLORA_URL", help="Address of the server")]
@@ -103,7 +105,7 @@ def serve(**flags: Any) -> None:
             from server.app import run
 
             run(settings, sock)
-    except CannotStart as error:
+    except CannotServe as error:
         fail(str(error))
     # everything is closed; at a regular exit the engine's libraries print a page about leaks
     os._exit(0)

@@ -44,8 +44,17 @@ class Settings(BaseSettings):
         int | None, Field(ge=1, description="Tokens of prompt and answer (default: the model's)")
     ] = None
     kv_cache_gib: Annotated[
-        float, Field(gt=0, description="Memory of the engine's KV cache on CPU, in GiB")
-    ] = 1.0
+        float | None,
+        Field(
+            gt=0,
+            description="Memory of the KV cache in GiB (default: 0.25 for the embedded model, "
+            "else what vLLM chooses)",
+        ),
+    ] = None
+    cpus: Annotated[
+        str | None,
+        Field(description='Cores to bind the engine to, like "0-15" (default: not bound)'),
+    ] = None
     max_loras: Annotated[
         int, Field(ge=1, description="Distinct adapters in one batch of the engine")
     ] = 4
