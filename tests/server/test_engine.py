@@ -1,0 +1,107 @@
+"""vLLM under the server: what its defects would do to callers (`doclora serve`, over HTTP)."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server.running import MAX_LORAS, Running, document, eventually
+
+pytestmark = pytest.mark.engine
+
+PROMPTS = [f"Which colour has pump number {number} in the long hall?" for number in range(4)]
+ROUNDING = 0.2  # in log probability, between batches of other shapes in bfloat16
+
+
+def adapter_of(http: httpx.Client) -> str:
+    answer = http.post("/v1/adapters", json={"text": document(), "wait": 120})
+    assert answer.status_code == 201, answer.text
+    adapter: str = answer.json()["id"]
+    return adapter
+
+
+def base_of(http: httpx.Client) -> str:
+    base: str = http.get("/v1/models").json()["data"][0]["id"]
+    return base
+
+
+async def reading(client: httpx.AsyncClient, model: str, prompt: str) -> list[float]:
+    """The log probability that `model` gives each token of the prompt."""
+    body = {"model": model, "prompt": prompt, "echo": True, "logprobs": 0}
+    written = {"max_tokens": 8, "ignore_eos": True}
+    answer = await client.post("/v1/completions", json={**body, **written})
+    assert answer.status_code == 200, answer.text
+    logprobs = answer.json()["choices"][0]["logprobs"]["token_logprobs"]
+    return [float(logprob) for logprob in logprobs[1:-8]]
+
+
+def apart(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_base_and_adapters_in_one_batch_read_as_they_do_alone(
+    http: httpx.Client, server: Running
+) -> None:
+    models = [base_of(http), *(adapter_of(http) for _ in range(MAX_LORAS))]
+    mixture = [(model, prompt) for prompt in PROMPTS for model in models]
+
+    async def read_all() -> tuple[list[list[float]], list[list[float]]]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+            alone = [await reading(client, *request) for request in mixture]
+            together = await asyncio.gather(*(reading(client, *request) for request in mixture))
+        return alone, together
+
+    alone, together = asyncio.run(read_all())
+    first = alone[: len(models)]
+    assert min(apart(first[0], other) for other in first[1:]) > 3 * ROUNDING, "adapters do nothing"
+    for (model, prompt), one, other in zip(mixture, alone, together, strict=True):
+        assert apart(one, other) < ROUNDING, f"{model} reads {prompt!r} differently in a batch"
+
+
+def test_adapters_deleted_under_clients_that_have_just_left_do_not_stop_the_engine(
+    http: httpx.Client, server: Running
+) -> None:
+    before = server.files()
+    body = {
+        "messages": [{"role": "user", "content": PROMPTS[0]}],
+        "stream": True,
+        "max_tokens": 300,
+        "ignore_eos": True,
+    }
+    for _ in range(2 * MAX_LORAS):
+        adapter = adapter_of(http)
+        with httpx.Client(base_url=server.url, timeout=120) as client:
+            chat = {**body, "model": adapter}
+            with client.stream("POST", "/v1/chat/completions", json=chat) as stream:
+                next(stream.iter_lines())
+        assert http.delete(f"/v1/adapters/{adapter}").status_code == 200
+    eventually(lambda: not server.files() - before)
+    chat = {**body, "model": base_of(http), "stream": False, "max_tokens": 4}
+    assert http.post("/v1/chat/completions", json=chat).status_code == 200
+
+
+def test_no_answer_waits_for_the_acknowledgement_of_its_headers(http: httpx.Client) -> None:
+    def seconds() -> float:
+        began = time.perf_counter()
+        http.post("/v1/completions", json={"model": "nobody", "prompt": ""})
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(20)) < 0.03
+
+
+def test_a_server_whose_engine_dies_ends_with_all_that_is_its_own(server: Running) -> None:
+    os.kill(process_of(server, "VLLM::EngineCore"), signal.SIGKILL)
+    eventually(lambda: not server.left(), 60)
+    server.start()
+    assert httpx.get(f"{server.url}/ready").status_code == 200
+
+
+def process_of(server: Running, title: str) -> int:
+    for pid in server.family():
+        if Path(f"/proc/{pid}/cmdline").read_text().startswith(title):
+            return pid
+    raise AssertionError(f"no {title} among the server's processes")
