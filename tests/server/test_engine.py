@@ -90,7 +90,8 @@ def test_no_answer_waits_for_the_acknowledgement_of_its_headers(http: httpx.Clie
         http.post("/v1/completions", json={"model": "nobody", "prompt": ""})
         return time.perf_counter() - began
 
-    assert min(seconds() for _ in range(20)) < 0.03
+    taken = [seconds() for _ in range(40)]
+    assert min(taken[30:]) < 0.03, "a new connection is acknowledged at once, one in use is not"
 
 
 def test_a_server_whose_engine_dies_ends_with_all_that_is_its_own(server: Running) -> None:
