@@ -236,7 +236,9 @@ def save_base(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: 
     model.generation_config = GenerationConfig(
         eos_token_id=model.config.eos_token_id,
         pad_token_id=model.config.pad_token_id,
-        do_sample=False,
+        # greedy, in words that vLLM reads too: it knows no do_sample
+        do_sample=True,
+        top_k=1,
     )
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
