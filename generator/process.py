@@ -136,7 +136,8 @@ class GeneratorProcess:
         max_norm: float = 1000.0,
     ) -> None:
         """`base_name` is written into the adapters as their base model (default: where it lies);
-        `max_norm` is the largest Frobenius norm that a layer's delta may have."""
+        `max_norm` is the largest Frobenius norm of a layer's delta, for each chunk of the document:
+        the chunks' deltas add up."""
         self._command = [
             *(sys.executable, "-P", "-m", "generator.worker", str(folder)),
             *("--device", device),

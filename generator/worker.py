@@ -105,7 +105,7 @@ class Worker:
     def _finish(self, document: _Document) -> None:
         try:
             lora = self._generator.combine(document.made)
-            lora.check(self._max_norm)
+            lora.check(self._max_norm * document.chunks)
             lora.save(document.out, self._base_name)
         except NonFiniteWeights as error:
             self._refuse(document, "weights_not_finite", str(error))

@@ -56,6 +56,8 @@ def run(settings: Settings, sock: socket.socket) -> None:
 
 def _engine_config(settings: Settings, config: GeneratorConfig) -> EngineConfig:
     model = settings.model or config.base_path
+    if model.startswith((".", "/")) and not Path(model).is_dir():
+        raise CannotServe(f"there is no folder {model}; --model takes a folder or a hub name")
     embedded = Path(model).resolve() == EMBEDDED_BASE.resolve()
     kv_cache_gib = settings.kv_cache_gib
     if kv_cache_gib is None and embedded:

@@ -10,9 +10,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from server.client import Client, Json, RequestRefused, ServerUnreachable
 from server.listening import CannotServe, listening
@@ -31,16 +34,6 @@ UNREACHABLE = 3
 DEFAULT_URL = "http://127.0.0.1:8000"
 FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-# their help texts say what the default is
-EXPLAINED = {
-    "database_url",
-    "generator",
-    "model",
-    "served_name",
-    "max_model_len",
-    "kv_cache_gib",
-    "cpus",
-}
 
 Url = Annotated[str, typer.Option(envvar="DOCLORA_URL", help="Address of the server")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs")]
@@ -76,10 +69,7 @@ def _with_a_flag_for_each_setting(command: Callable[..., None]) -> Callable[...,
             default=None,
             annotation=Annotated[
                 setting.annotation | None,  # type: ignore[operator]
-                typer.Option(
-                    help=setting.description,
-                    show_default=str(setting.default) if name not in EXPLAINED else False,
-                ),
+                typer.Option(help=_described(name, setting), show_default=False),
             ],
         )
         for name, setting in Settings.model_fields.items()
@@ -87,6 +77,12 @@ def _with_a_flag_for_each_setting(command: Callable[..., None]) -> Callable[...,
     command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
     command.__annotations__ = {flag.name: flag.annotation for flag in flags}
     return command
+
+
+def _described(name: str, setting: FieldInfo) -> str | None:
+    """The setting's description with its default, unless the description tells that itself."""
+    told = setting.default is None or name == "generator"
+    return setting.description if told else f"{setting.description} (default: {setting.default})"
 
 
 @app.command(epilog="Every option is also an environment variable, such as DOCLORA_MAX_WAIT.")
@@ -212,7 +208,7 @@ def generate(
     from server.offline import CannotGenerate, generate_adapters
 
     with _stages() as stages:
-        tasks = {file: stages.add_task(file.name, total=None, stage="") for file in files}
+        tasks = {file: stages.add_task(escape(file.name), total=None, stage="") for file in files}
         try:
             written = generate_adapters(
                 *(files, out, generator, max_chunk_tokens),
@@ -264,7 +260,7 @@ def _stages() -> Progress:
 
 def _follow(client: Client, adapter: Json, stages: Progress) -> Json:
     """The adapter in its final state, its way there shown."""
-    task = stages.add_task(_title(adapter), total=None, stage=adapter["status"])
+    task = stages.add_task(escape(_title(adapter)), total=None, stage=adapter["status"])
     for state in client.follow(adapter["id"]):
         adapter = state
         chunks = adapter["progress"]
@@ -325,9 +321,10 @@ def _table(adapters: list[Json]) -> Table:
     table.add_column("RESIDENT")
     for adapter in adapters:
         size = f"{adapter['bytes'] / 2**20:.1f} MiB" if adapter["bytes"] else ""
+        title = _title(adapter) if adapter["name"] or adapter["source_name"] else ""
         table.add_row(
             adapter["id"],
-            _title(adapter) if adapter["name"] or adapter["source_name"] else "",
+            Text(title),  # as it is: a file's name may look like markup
             adapter["status"],
             str(adapter["tokens"] or ""),
             str(adapter["rank"] or ""),

@@ -201,8 +201,15 @@ def _of_form(form: Form) -> tuple[UploadedFile, AdapterOptions]:
 def _read_file(file: UploadedFile, options: AdapterOptions) -> Upload:
     data = file.path.read_bytes()
     text = read_text(data, param="file")
-    name = Path(file.filename).name or None
-    return Upload("file", text, options, name, hashlib.sha256(data).hexdigest(), len(data))
+    return Upload(
+        "file", text, options, _source_name(file), hashlib.sha256(data).hexdigest(), len(data)
+    )
+
+
+def _source_name(file: UploadedFile) -> str | None:
+    """The file's name without folders, and without what would steer a terminal."""
+    name = Path(file.filename).name
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name) or None
 
 
 def _read_json(body: bytes, max_wait: float) -> Upload:

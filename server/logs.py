@@ -47,5 +47,6 @@ def configure(level: str, style: Literal["text", "json"]) -> None:
         else _TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s%(suffix)s")
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # while it is imported; then its own setting
     for package in ("server", "generator", "adapters_store"):
         logging.getLogger(package).setLevel(level.upper())

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,6 @@ from starlette.types import Scope
 
 from adapters_store import (
     Adapter,
-    AdapterNotFound,
     AdapterStatus,
     AdapterStore,
     StoreError,
@@ -58,21 +58,28 @@ class Models:
         """
         if model == self._base_model:
             return Target(model)
-        try:
+        with self._translating(model):
             adapter = await self._store.resolve(tenant_of(scope), model)
-        except AdapterNotFound as error:
-            raise errors.ModelNotFound(
-                f"The model {model!r} does not exist: it is neither the base model "
-                f"{self._base_model!r} nor the ID or name of an adapter of yours.",
-                param="model",
-            ) from error
         require_ready(adapter, self._base_model, param="model")
         self._used.add(adapter.id)
         return Target(adapter.id, partial(self._weights, adapter.id))
 
     async def _weights(self, adapter_id: str) -> Path:
-        with errors.translating():
+        with self._translating(adapter_id):
             return await self._store.weights(adapter_id)
+
+    @contextmanager
+    def _translating(self, model: str) -> Iterator[None]:
+        """Turn what the store raises into errors of the API: here an adapter is a model."""
+        try:
+            with errors.translating():
+                yield
+        except errors.AdapterNotFound as error:
+            raise errors.ModelNotFound(
+                f"The model {model!r} does not exist: it is neither the base model "
+                f"{self._base_model!r} nor the ID or name of an adapter of yours.",
+                param="model",
+            ) from error
 
     async def _note_use(self) -> None:
         """Write the times of last use down, many in one go."""

@@ -39,6 +39,13 @@ def test_a_folder_without_a_generator_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_a_base_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+    generator = generator_folder(tmp_path)
+    nowhere = tmp_path / "nowhere"
+    result = serve(port=free_port(), data_dir=tmp_path / "data", generator=generator, model=nowhere)
+    refused(result, str(nowhere), "--model")
+
+
 @pytest.mark.anyio
 async def test_data_that_another_server_has_open_is_left_alone(tmp_path: Path) -> None:
     generator = generator_folder(tmp_path)
