@@ -26,6 +26,8 @@ from generator.process import Generated
 
 Message = dict[str, Any]
 
+WARM_UP_TOKENS = 64  # run once before the first document, which would take ten times as long
+
 
 @dataclass(slots=True, eq=False)
 class _Document:
@@ -146,6 +148,7 @@ def main() -> None:
     threading.Thread(target=_read_requests, args=(inbox,), daemon=True).start()
     try:
         generator = DocumentGenerator.load(options.folder, device=options.device)
+        generator.generate([[0] * min(WARM_UP_TOKENS, generator.config.max_padded_chunk)])
     except Exception as error:
         _send(answers, {"event": "broken", "message": f"{type(error).__name__}: {error}"})
         raise SystemExit(1) from error

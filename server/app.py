@@ -90,6 +90,7 @@ async def _serve(
 ) -> None:
     began = time.monotonic()
     chunker = Chunker.from_folder(settings.generator)
+    chunker.split("The first call is slow.")
     async with AsyncExitStack() as stack:
         opened = await AdapterStore.open(settings.data_dir, settings.database_url)
         store = await stack.enter_async_context(opened)
