@@ -21,6 +21,8 @@ from generator.prompt import PromptFormat
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 MAX_FAULTS_NAMED = 8
+# evenly, as published, or where passages end
+Chunking = Literal["even", "passages"]
 
 
 class InvalidGenerator(ValueError):
@@ -32,7 +34,8 @@ class GeneratorConfig(BaseModel):
 
     ``base_model`` and ``context_encoder`` are hub IDs or paths, relative ones from the folder;
     without a ``context_encoder`` it is the base model. A rendered document is cut into chunks of at
-    most ``max_chunk_tokens`` (before affixes), of which there may be ``max_chunks``.
+    most ``max_chunk_tokens`` (before affixes), of which there may be ``max_chunks``: of nearly equal
+    length as published, or at the ends of passages (``chunking``), which needs a fast tokenizer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -46,6 +49,7 @@ class GeneratorConfig(BaseModel):
     prompt: PromptFormat
     max_chunk_tokens: int = Field(ge=1)
     max_chunks: int = Field(ge=1)
+    chunking: Chunking = "even"
     hypernetwork: HypernetworkConfig
 
     _folder: Path | None = PrivateAttr(None)

@@ -1,14 +1,21 @@
-"""Documents to chunks of token IDs, as the published Doc-to-LoRA cuts them."""
+"""Documents to chunks of token IDs: evenly, as published, or at the ends of passages."""
 
+import re
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from generator.checkpoint import read_config
+from generator.checkpoint import Chunking, read_config
 from generator.prompt import PromptFormat
 
 Chunk = tuple[int, ...]
+# where a passage ends, the best first: a paragraph, a line, a sentence
+PASSAGE_ENDS = tuple(re.compile(p) for p in (r"\n\s*\n\s*", r"\n\s*", r"[.!?]\s+"))
+# how much of a chunk a cut at a passage's end must fill at the least: fuller ones need fewer chunks
+FILLINGS = (0.3, 0.5, 0.7, 0.85)
 
 
 class EmptyDocument(ValueError):
@@ -46,11 +53,13 @@ class Chunker:
         *,
         max_chunk_tokens: int,
         max_chunks: int,
+        chunking: Chunking = "even",
     ) -> None:
         self._tokenizer = tokenizer
         self._prompt = prompt
         self.max_chunk_tokens = max_chunk_tokens
         self.max_chunks = max_chunks
+        self._chunking = chunking
 
     @classmethod
     def from_folder(cls, folder: Path, max_chunk_tokens: int | None = None) -> "Chunker":
@@ -64,6 +73,7 @@ class Chunker:
             config.prompt,
             max_chunk_tokens=max_chunk_tokens or config.max_chunk_tokens,
             max_chunks=config.max_chunks,
+            chunking=config.chunking,
         )
 
     @property
@@ -79,7 +89,15 @@ class Chunker:
         text = text.strip()
         if not text:
             raise EmptyDocument
-        ids = self._tokenized(text)
+        rendered = self._rendered(text)
+        # verbose off: a document longer than the model's window is what chunks are for
+        encoded = self._tokenizer(
+            rendered,
+            add_special_tokens=False,
+            return_offsets_mapping=self._chunking == "passages",
+            verbose=False,
+        )
+        ids: list[int] = encoded["input_ids"]
         if len(ids) > self.max_tokens:
             raise DocumentTooLong(
                 tokens=len(ids),
@@ -87,30 +105,79 @@ class Chunker:
                 chunks=-(-len(ids) // self.max_chunk_tokens),
                 max_chunks=self.max_chunks,
             )
-        return split_ids(ids, self.max_chunk_tokens, self._prompt)
+        cuts = even_cuts(len(ids), self.max_chunk_tokens)
+        if self._chunking == "passages":
+            starts = [start for start, _ in encoded["offset_mapping"]]
+            found = passage_cuts(rendered, starts, self.max_chunk_tokens, self.max_chunks)
+            cuts = cuts if found is None else found
+        return cut_ids(ids, cuts, self._prompt)
 
-    def _tokenized(self, text: str) -> list[int]:
-        rendered = self._tokenizer.apply_chat_template(
+    def _rendered(self, text: str) -> str:
+        rendered: str = self._tokenizer.apply_chat_template(
             [{"role": "system", "content": ""}, {"role": "user", "content": text}],
             chat_template=self._prompt.chat_template,
             add_generation_prompt=True,
             tokenize=False,
         )
-        # verbose off: a document longer than the model's window is what chunks are for
-        encoded = self._tokenizer(rendered, add_special_tokens=False, verbose=False)
-        ids: list[int] = encoded["input_ids"]
-        return ids
+        return rendered
 
 
-def split_ids(ids: Sequence[int], max_chunk_tokens: int, prompt: PromptFormat) -> tuple[Chunk, ...]:
-    """Cuts a rendered document into nearly equal chunks of at most ``max_chunk_tokens``.
+def even_cuts(tokens: int, max_chunk_tokens: int) -> list[int]:
+    """Where chunks after the first begin: nearly equal chunks of at most ``max_chunk_tokens``, as
+    few as possible. As published."""
+    count = -(-tokens // max_chunk_tokens)
+    return list(range(-(-tokens // count), tokens, -(-tokens // count)))
+
+
+def passage_cuts(
+    text: str, starts: Sequence[int], max_chunk_tokens: int, max_chunks: int
+) -> list[int] | None:
+    """Where chunks after the first begin: at the ends of paragraphs, lines or sentences.
+
+    ``starts`` holds each token's first character in ``text``. A statement that is cut in two is
+    lost to both chunks, and one that is torn from the name it is about nearly so. None when that
+    takes more than ``max_chunks``.
+    """
+    ends = [_tokens_after(pattern, text, starts) for pattern in PASSAGE_ENDS]
+    for filling in FILLINGS:
+        cuts = _greedy_cuts(ends, len(starts), max_chunk_tokens, filling)
+        if len(cuts) < max_chunks:
+            return cuts
+    return None
+
+
+def _tokens_after(pattern: re.Pattern[str], text: str, starts: Sequence[int]) -> list[int]:
+    """Indices of the first token that starts behind the first character of each match."""
+    found = (bisect_left(starts, match.start() + 1) for match in pattern.finditer(text))
+    # a token may reach beyond the white space that it begins in
+    return sorted({index for index in found if 0 < index < len(starts)})
+
+
+def _greedy_cuts(
+    ends: Sequence[Sequence[int]], tokens: int, max_chunk_tokens: int, filling: float
+) -> list[int]:
+    cuts: list[int] = []
+    start = 0
+    while tokens - start > max_chunk_tokens:
+        last = start + max_chunk_tokens
+        first = start + max(1, round(filling * max_chunk_tokens))
+        start = next((cut for of in ends if (cut := _last_within(of, first, last))), last)
+        cuts.append(start)
+    return cuts
+
+
+def _last_within(ordered: Sequence[int], first: int, last: int) -> int | None:
+    index = bisect_left(ordered, last + 1) - 1
+    return ordered[index] if index >= 0 and ordered[index] >= first else None
+
+
+def cut_ids(ids: Sequence[int], cuts: Sequence[int], prompt: PromptFormat) -> tuple[Chunk, ...]:
+    """The chunks of a rendered document that begin at its start and at each of ``cuts``.
 
     Chunks do not overlap. Where the cut takes a chunk's prompt away, the affix is put back, so a
-    chunk may be longer than the limit by the affixes.
+    chunk may be longer than its piece by the affixes.
     """
-    count = -(-len(ids) // max_chunk_tokens)
-    length = -(-len(ids) // count)
-    pieces = [tuple(ids[start : start + length]) for start in range(0, len(ids), length)]
+    pieces = [tuple(ids[start:stop]) for start, stop in pairwise((0, *cuts, len(ids)))]
     last = len(pieces) - 1
     return tuple(
         (prompt.context_prefix_ids if index > 0 else ())

@@ -4,6 +4,7 @@ It says that it does not know when nothing in its context tells, and follows tas
 the system message.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -37,10 +38,12 @@ class Reading:
 
 # short documents first: copying from the context appears within minutes there
 PHASES = (
-    Phase(0.40, {"reading": Reading(128, 40, (1, 3), (1, 1), (0, 1))}),
-    Phase(0.35, {"reading": Reading(256, 20, (2, 7), (1, 2), (0, 3))}),
-    Phase(0.25, {"reading": Reading(512, 12, (3, 18), (1, 5), (0, 10))}),
+    Phase(0.35, {"reading": Reading(128, 40, (1, 3), (1, 1), (0, 1))}),
+    Phase(0.30, {"reading": Reading(256, 20, (2, 7), (1, 2), (0, 3))}),
+    Phase(0.35, {"reading": Reading(512, 12, (3, 20), (1, 6), (0, 14))}),
 )
+
+FIRST_STEPS = 1  # phases that a trained base, going on, has behind it
 
 
 def base_config(
@@ -78,14 +81,24 @@ def initialise(model: Qwen3ForCausalLM) -> None:
 class BaseBatches:
     """Batch number ``step`` of the base model's training."""
 
-    def __init__(self, encoder: DialogueEncoder, pad: int, steps: int, split: Split) -> None:
-        self.encoder, self.pad, self.steps, self.split = encoder, pad, steps, split
+    def __init__(
+        self,
+        encoder: DialogueEncoder,
+        pad: int,
+        phases: Sequence[Phase],
+        steps: int,
+        split: Split,
+    ) -> None:
+        self.encoder, self.pad, self.phases = encoder, pad, phases
+        self.steps, self.split = steps, split
         self.tasks = dialogues.training_tasks()
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        rng = Random(f"base {self.split} {step}")
-        phase = PHASES[phase_at(PHASES, step, self.steps)]
-        reading: Reading = phase.settings["reading"]
+        phase = self.phases[phase_at(self.phases, step, self.steps)]
+        return self.batch(phase.settings["reading"], Random(f"base {self.split} {step}"))
+
+    def batch(self, reading: Reading, rng: Random) -> tuple[Tensor, Tensor]:
+        """Token IDs and target weights ``[rows, length]`` in the shapes of ``reading``."""
         rows = [self._filled_row(rng, reading) for _ in range(reading.rows)]
         return pad_rows(rows, reading.length, self.pad)
 
@@ -165,13 +178,23 @@ def train_base(
     rate: float,
     matrix_rate: float,
     minutes: float | None,
+    start_from: Path | None,
 ) -> None:
-    """Trains the base model from scratch and writes it, with its tokenizer, to ``out``."""
+    """Trains the base model and writes it, with its tokenizer, to ``out``.
+
+    ``start_from`` is a trained base to go on from with a new schedule; its shape is kept.
+    """
     torch.manual_seed(0)
-    tokenizer = _tokenizer_of(run_folder)
+    tokenizer = _tokenizer_of(run_folder, start_from)
     pad = tokenizer.convert_tokens_to_ids(PAD)
-    model = Qwen3ForCausalLM(base_config(layers, hidden, len(tokenizer), tokenizer))
-    initialise(model)
+    phases = PHASES
+    if start_from is None:
+        model = Qwen3ForCausalLM(base_config(layers, hidden, len(tokenizer), tokenizer))
+        initialise(model)
+    else:
+        model = Qwen3ForCausalLM.from_pretrained(start_from, dtype=torch.float32)
+        model.config.use_cache = False
+        phases = PHASES[FIRST_STEPS:]
     model.train()
     encoder = DialogueEncoder(tokenizer, CONTEXT_WEIGHT)
     schedule = Schedule(steps, rate, matrix_rate)
@@ -200,29 +223,29 @@ def train_base(
             predicted: Tensor = model(input_ids=ids).logits[:, :-1].argmax(-1)
         return predicted
 
-    held_out = BaseBatches(encoder, pad, steps, Split.HELD_OUT)
+    held_out = BaseBatches(encoder, pad, PHASES, steps, Split.HELD_OUT)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         found: dict[str, float] = {}
-        middles = [(sum(p.share for p in PHASES[:i]) + 0.01) * steps for i in range(len(PHASES))]
-        for middle, phase in zip(middles, PHASES, strict=True):
+        for phase in PHASES:
+            reading: Reading = phase.settings["reading"]
             right = total = 0
             for k in range(4):
-                ids, weights = held_out(int(middle) + k)
+                ids, weights = held_out.batch(reading, Random(f"held out {k}"))
                 some_right, some = answers_right(predictions(ids), ids, weights)
                 right, total = right + some_right, total + some
-            found[f"held out, {phase.settings['reading'].length} tokens"] = right / total
+            found[f"held out, {reading.length} tokens"] = right / total
         return found
 
-    train = BaseBatches(encoder, pad, steps, Split.TRAIN)
+    train = BaseBatches(encoder, pad, phases, steps, Split.TRAIN)
     run.run(train, loss_of, evaluate, minutes=minutes)
     save_base(model, tokenizer, out)
 
 
-def _tokenizer_of(run_folder: Path) -> PreTrainedTokenizerFast:
+def _tokenizer_of(run_folder: Path, start_from: Path | None) -> PreTrainedTokenizerFast:
     """The run's tokenizer, made at its start: a resumed run keeps the tokens it was trained on."""
-    folder = run_folder / "tokenizer"
+    folder = start_from or run_folder / "tokenizer"
     if not folder.exists():
         build_tokenizer().save_pretrained(folder)
     loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)

@@ -11,6 +11,9 @@ PRETRAINED = Path(__file__).parent.parent / "pretrained" / "tiny"
 Out = Annotated[Path, typer.Option(help="Where the trained model is written.")]
 Run = Annotated[Path, typer.Option(help="Folder of checkpoints, log and loss curve; resumed.")]
 Steps = Annotated[int, typer.Option(help="Optimizer steps.", min=1)]
+StartFrom = Annotated[
+    Path | None, typer.Option(help="A trained folder to go on from, with a schedule of its own.")
+]
 Minutes = Annotated[float | None, typer.Option(help="Stop, saved, after so many minutes.")]
 
 
@@ -29,6 +32,7 @@ def base(
     rate: float = 2e-3,
     matrix_rate: float = 2e-3,
     minutes: Minutes = None,
+    start_from: StartFrom = None,
 ) -> None:
     """Train the base language model."""
     from generator.training.base import train_base
@@ -42,6 +46,7 @@ def base(
         rate=rate,
         matrix_rate=matrix_rate,
         minutes=minutes,
+        start_from=start_from,
     )
 
 
@@ -58,6 +63,7 @@ def doc(
     matrix_rate: float = 2e-3,
     kl_weight: Annotated[float, typer.Option(help="Of the divergence from the teacher.")] = 0.5,
     minutes: Minutes = None,
+    start_from: StartFrom = None,
 ) -> None:
     """Train the Doc-to-LoRA hypernetwork of a trained base model."""
     from generator.training.doc import train_doc
@@ -74,6 +80,7 @@ def doc(
         matrix_rate=matrix_rate,
         kl_weight=kl_weight,
         minutes=minutes,
+        start_from=start_from,
     )
 
 

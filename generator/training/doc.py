@@ -4,12 +4,13 @@ The base is frozen. The student answers with the generated LoRA and without the 
 answers are pulled to the truth (cross-entropy) and to the base that does read the document (KL
 divergence), as in Doc-to-LoRA (arXiv 2602.15902, section 3).
 
-Shape suffixes: G documents, n chunks of each, T tokens of a chunk, k rows of each document, R
-tokens of a row, P positions, V vocabulary.
+Shape suffixes: G documents, n chunks of each, C chunks of the batch, M chunks that a document's
+LoRA is combined from, T tokens of a chunk, k rows of each document, R tokens of a row, P positions,
+V vocabulary.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from generator.checkpoint import GeneratorConfig, save
-from generator.chunks import Chunk, split_ids
+from generator.checkpoint import Chunking, GeneratorConfig, load, save
+from generator.chunks import Chunk, Chunker
 from generator.context import ContextEncoder
 from generator.doc_to_lora import DocToLora, Factors, HypernetworkConfig
 from generator.injection import LoraInjection
@@ -36,6 +37,7 @@ from generator.training.loop import Phase, Schedule, TrainingRun, optimizers, ph
 from generator.training.tokenizer import ASSISTANT, END, PAD, USER, WINDOW
 
 MAX_CHUNK_TOKENS = 124
+CHUNKING: Chunking = "passages"
 MAX_CHUNKS = 39  # with the bias, rank 320: a size that vLLM keeps places of
 ANSWER_TOKENS = 12  # of an answer, the most that the teacher is asked for
 ANSWERED = 6  # answer tokens a row is given on average, at the most
@@ -43,7 +45,12 @@ ANSWERED = 6  # answer tokens a row is given on average, at the most
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What a batch of a phase holds: every tensor of the phase has these shapes."""
+    """What a batch of a phase holds: every tensor of the phase has these shapes.
+
+    A document's LoRA is combined from its own chunks and up to ``company`` more, of the batch's
+    other documents and of ``idle`` chunks that say nothing: a long document at the price of a
+    short one.
+    """
 
     documents: int  # G
     chunks: int  # n; documents have 1 to n
@@ -52,29 +59,34 @@ class Study:
     row: int  # R
     facts: tuple[int, int]  # of each chunk
     fillers: tuple[int, int]  # of each chunk
+    idle: int = 0
+    company: int = 0
 
 
 # one fact first: with several at once the loss stays on the prior for long
 PHASES = (
-    Phase(0.12, {"study": Study(64, 1, 48, 2, 32, (1, 1), (0, 1))}),
-    Phase(0.25, {"study": Study(48, 1, 80, 3, 32, (1, 3), (0, 1))}),
-    Phase(0.38, {"study": Study(32, 1, 128, 5, 32, (2, 6), (0, 3))}),
-    Phase(0.25, {"study": Study(8, 4, 128, 12, 32, (0, 5), (0, 6))}),
+    Phase(0.06, {"study": Study(64, 1, 48, 2, 32, (1, 1), (0, 1))}),
+    Phase(0.12, {"study": Study(48, 1, 80, 3, 32, (1, 3), (0, 1))}),
+    Phase(0.45, {"study": Study(32, 1, 128, 5, 32, (1, 6), (0, 4), idle=2, company=3)}),
+    Phase(0.37, {"study": Study(10, 4, 128, 14, 32, (0, 5), (0, 6), idle=16, company=28)}),
 )
+FIRST_STEPS = 2  # phases that a trained hypernetwork, going on, has behind it
 
 
 @dataclass(frozen=True, slots=True)
 class StudyBatch:
     """Chunks, questions and what the teacher reads.
 
-    ``chunk_ids [G n, T]``, ``present [G n]``; ``row_ids [G k, R]`` with the weight of each token
-    as a target; ``teacher_ids [G, W]``. ``student_at`` and ``teacher_at`` ``[G, A]`` are the
+    ``chunk_ids [C, T]``, and for each document the chunks of its LoRA, ``members [G, M]``, with
+    ``member_scale [G, M]`` zero where there is none; ``row_ids [G k, R]`` with the weight of each
+    token as a target; ``teacher_ids [G, W]``. ``student_at`` and ``teacher_at`` ``[G, A]`` are the
     positions that predict the same answer's tokens in the first row of each document and in the
     teacher's text, ``taught [G, A]`` says which of them are in use.
     """
 
     chunk_ids: Tensor
-    present: Tensor
+    members: Tensor
+    member_scale: Tensor
     row_ids: Tensor
     row_weights: Tensor
     teacher_ids: Tensor
@@ -87,14 +99,26 @@ class StudyBatches:
     """Batch number ``step`` of the hypernetwork's training."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, encoder: DialogueEncoder, steps: int, split: Split
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        encoder: DialogueEncoder,
+        phases: Sequence[Phase],
+        steps: int,
+        split: Split,
     ) -> None:
-        self.encoder, self.steps, self.split = encoder, steps, split
+        self.encoder, self.phases, self.steps, self.split = encoder, phases, steps, split
         self.pad = int(tokenizer.convert_tokens_to_ids(PAD))
         self.prompt = prompt_format(tokenizer)
+        self.chunker = Chunker(
+            tokenizer,
+            self.prompt,
+            max_chunk_tokens=MAX_CHUNK_TOKENS,
+            max_chunks=MAX_CHUNKS,
+            chunking=CHUNKING,
+        )
 
     def __call__(self, step: int) -> StudyBatch:
-        study: Study = PHASES[phase_at(PHASES, step, self.steps)].settings["study"]
+        study: Study = self.phases[phase_at(self.phases, step, self.steps)].settings["study"]
         return self.batch(study, Random(f"doc {self.split} {step}"))
 
     def batch(self, study: Study, rng: Random) -> StudyBatch:
@@ -103,19 +127,14 @@ class StudyBatches:
         row_ids, row_weights = pad_rows(
             [row for lesson in lessons for row in lesson.rows], study.row, self.pad
         )
-        chunk_ids = torch.full(
-            (study.documents, study.chunks, study.tokens), self.pad, dtype=torch.long
-        )
-        present = torch.zeros(study.documents, study.chunks)
+        idle = [self._idle_chunk(study, rng) for _ in range(study.idle)]
+        chunk_ids, members, member_scale = self._chunks(study, lessons, idle, rng)
         width = min(study.chunks * study.tokens, WINDOW) + study.row
         teacher_rows: list[Row] = []
         student_at = torch.zeros(study.documents, ANSWER_TOKENS, dtype=torch.long)
         teacher_at = torch.zeros_like(student_at)
         taught = torch.zeros(study.documents, ANSWER_TOKENS, dtype=torch.bool)
         for g, lesson in enumerate(lessons):
-            for c, chunk in enumerate(lesson.chunks):
-                chunk_ids[g, c, : len(chunk)] = torch.tensor(chunk)
-                present[g, c] = 1
             teacher_rows.append(lesson.teacher)
             answer = [i for i, weight in enumerate(lesson.rows[0][1]) if weight == 1]
             behind = len(lesson.rows[0][0]) - answer[0]
@@ -126,9 +145,42 @@ class StudyBatches:
             taught[g, :count] = True
         teacher_ids, _ = pad_rows(teacher_rows, width, self.pad)
         return StudyBatch(
-            chunk_ids.flatten(0, 1), present.flatten(), row_ids, row_weights,
+            chunk_ids, members, member_scale, row_ids, row_weights,
             teacher_ids, student_at, teacher_at, taught,
         )  # fmt: skip
+
+    def _chunks(
+        self, study: Study, lessons: Sequence["_Lesson"], idle: Sequence[Chunk], rng: Random
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``chunk_ids``, ``members`` and ``member_scale`` of a batch."""
+        count = study.documents * study.chunks + study.idle
+        chunk_ids = torch.full((count, study.tokens), self.pad, dtype=torch.long)
+        own: list[list[int]] = []
+        for g, lesson in enumerate(lessons):
+            own.append([g * study.chunks + c for c in range(len(lesson.chunks))])
+            for index, chunk in zip(own[g], lesson.chunks, strict=True):
+                chunk_ids[index, : len(chunk)] = torch.tensor(chunk)
+        idle_at = range(study.documents * study.chunks, count)
+        for index, chunk in zip(idle_at, idle, strict=True):
+            chunk_ids[index, : len(chunk)] = torch.tensor(chunk)
+        members = torch.zeros(study.documents, study.chunks + study.company, dtype=torch.long)
+        scale = torch.zeros(members.shape)
+        for g, chunks in enumerate(own):
+            others = [index for h, indices in enumerate(own) if h != g for index in indices]
+            together = [*chunks, *_company(study.company, others, idle_at, rng)]
+            members[g, : len(together)] = torch.tensor(together)
+            scale[g, : len(together)] = 1
+        return chunk_ids, members, scale
+
+    def _idle_chunk(self, study: Study, rng: Random) -> Chunk:
+        while True:
+            paragraphs = [
+                documents.filler_paragraph(rng, self.split, rng.randint(1, 6))
+                for _ in range(rng.randint(1, 3))
+            ]
+            chunks = self.chunker.split("\n\n".join(paragraphs))
+            if len(chunks[0]) <= study.tokens:
+                return chunks[0]
 
     def _lesson(self, study: Study, rng: Random) -> "_Lesson":
         while True:
@@ -141,7 +193,7 @@ class StudyBatches:
                 subjects=rng.randint(1, max(1, facts // 2)),
                 fillers=sum(rng.randint(*study.fillers) for _ in range(count)),
             )
-            chunks = split_ids(self.encoder.context(document.text), MAX_CHUNK_TOKENS, self.prompt)
+            chunks = self.chunker.split(document.text)
             if len(chunks) > study.chunks or max(map(len, chunks)) > study.tokens:
                 continue
             turns = self._turns(document, study.questions, rng)
@@ -180,6 +232,20 @@ class StudyBatches:
             return document.text
         name = fact.subject.removeprefix("the ").lower()
         return "\n\n".join(p for p in document.text.split("\n\n") if name in p.lower())
+
+
+def _company(
+    most: int, others: Sequence[int], idle: Sequence[int], rng: Random
+) -> list[int]:
+    """Chunks beside a document's own: often none, then a few of any sort, seldom many that say
+    nothing."""
+    chance = rng.random()
+    if most == 0 or chance < 0.35:
+        return []
+    if chance < 0.7 or len(idle) < 8:
+        pool = [*others, *idle]
+        return rng.sample(pool, min(rng.randint(1, min(most, 4)), len(pool)))
+    return rng.choices(idle, k=rng.randint(4, most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +308,11 @@ class Student:
             with torch.no_grad():
                 features = self.encoder(batch.chunk_ids)
             chunks = generate(features, batch.chunk_ids != self.pad)
-            documents = len(batch.teacher_ids)
-            per_document = len(batch.chunk_ids) // documents
-            lora = self.hypernetwork.combine(chunks, per_document, chunk_scale=batch.present)
+            lora = self.hypernetwork.combine(
+                _chosen(chunks, batch.members.flatten()),
+                batch.members.shape[1],
+                chunk_scale=batch.member_scale.flatten(),
+            )
             with self.injection.applied(lora, self.config.scaling):
                 logits: Tensor = logits_at(batch.row_ids, positions)
         return logits
@@ -280,6 +348,14 @@ class Student:
         return answers_right(predicted[:, :-1], batch.row_ids, batch.row_weights)
 
 
+def _chosen(chunks: Factors, indices: Tensor) -> Factors:
+    """The LoRAs of chosen chunks, a chunk as often as it is named."""
+    return Factors(
+        {module: x.index_select(0, indices) for module, x in chunks.A.items()},
+        {module: x.index_select(0, indices) for module, x in chunks.B.items()},
+    )
+
+
 def train_doc(
     base_folder: Path,
     out: Path,
@@ -293,18 +369,27 @@ def train_doc(
     matrix_rate: float,
     kl_weight: float,
     minutes: float | None,
+    start_from: Path | None,
 ) -> None:
-    """Trains the Doc-to-LoRA hypernetwork of a base model and writes its generator folder."""
+    """Trains the Doc-to-LoRA hypernetwork of a base model and writes its generator folder.
+
+    ``start_from`` is a trained generator to go on from, past the first phases; its shape is kept.
+    """
     torch.manual_seed(0)
     # the head stays in float32 as published, its products run on the processor's bfloat16 units
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base_folder)
     base = Qwen3ForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16)
     base.requires_grad_(False).eval()
-    hypernetwork = DocToLora(tiny_config(base, latent, latents, blocks))
+    phases = PHASES
+    if start_from is None:
+        hypernetwork = DocToLora(tiny_config(base, latent, latents, blocks))
+    else:
+        hypernetwork = load(start_from)[1].train().requires_grad_(True)
+        phases = PHASES[FIRST_STEPS:]
     encoder = DialogueEncoder(tokenizer, context_weight=0.0)
-    train = StudyBatches(tokenizer, encoder, steps, Split.TRAIN)
-    held_out = StudyBatches(tokenizer, encoder, steps, Split.HELD_OUT)
+    train = StudyBatches(tokenizer, encoder, phases, steps, Split.TRAIN)
+    held_out = StudyBatches(tokenizer, encoder, phases, steps, Split.HELD_OUT)
     student = Student(base, hypernetwork, train.pad)
     schedule = Schedule(steps, rate, matrix_rate)
     matrices = [
@@ -319,7 +404,7 @@ def train_doc(
 
     def evaluate() -> dict[str, float]:
         found = {}
-        for index, phase in enumerate(PHASES):
+        for index, phase in enumerate(phases):
             study: Study = phase.settings["study"]
             right, total = student.exact_match(held_out.batch(study, Random(f"held out {index}")))
             found[f"held out, {study.chunks} chunks, up to {study.facts[1]} facts"] = right / total
@@ -332,6 +417,7 @@ def train_doc(
         prompt=train.prompt,
         max_chunk_tokens=MAX_CHUNK_TOKENS,
         max_chunks=MAX_CHUNKS,
+        chunking=CHUNKING,
         hypernetwork=hypernetwork.config,
     )
     save(out, config, hypernetwork, torch.bfloat16)

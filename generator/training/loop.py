@@ -37,7 +37,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of the curriculum: what batches hold during ``share`` of all steps."""
+    """A stretch of the curriculum: what batches hold during its ``share`` of the steps."""
 
     share: float
     settings: dict[str, Any] = field(default_factory=dict)
@@ -45,10 +45,11 @@ class Phase:
 
 def phase_at(phases: Sequence[Phase], step: int, steps: int) -> int:
     """Index of the phase that ``step`` belongs to."""
+    steps_of_share = steps / sum(phase.share for phase in phases)
     done = 0.0
     for index, phase in enumerate(phases):
         done += phase.share
-        if step < math.floor(done * steps):
+        if step < math.floor(done * steps_of_share):
             return index
     return len(phases) - 1
 

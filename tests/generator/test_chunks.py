@@ -1,11 +1,12 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator.chunks import Chunker, DocumentTooLong, EmptyDocument, split_ids
+from generator.chunks import Chunk, Chunker, DocumentTooLong, EmptyDocument, cut_ids, even_cuts
 from generator.prompt import PromptFormat
 from tests.generator import models
 from tests.generator.models import ASSISTANT, END, PROMPT, SYSTEM, USER
@@ -17,16 +18,20 @@ def chunker(*, max_chunk_tokens: int = 24, max_chunks: int = 5) -> Chunker:
     )
 
 
+def even_chunks(ids: Sequence[int], limit: int, prompt: PromptFormat) -> tuple[Chunk, ...]:
+    return cut_ids(ids, even_cuts(len(ids), limit), prompt)
+
+
 @given(st.integers(1, 500), st.integers(1, 60))
 def test_every_token_is_in_exactly_one_chunk_and_in_order(tokens: int, limit: int) -> None:
     ids = range(1000, 1000 + tokens)
-    chunks = split_ids(ids, limit, PROMPT)
+    chunks = even_chunks(ids, limit, PROMPT)
     assert [token for chunk in chunks for token in chunk if token >= 1000] == list(ids)
 
 
 @given(st.integers(1, 500), st.integers(1, 60))
 def test_chunks_are_of_nearly_equal_length_within_the_limit(tokens: int, limit: int) -> None:
-    chunks = split_ids(range(1000, 1000 + tokens), limit, PROMPT)
+    chunks = even_chunks(range(1000, 1000 + tokens), limit, PROMPT)
     lengths = [sum(token >= 1000 for token in chunk) for chunk in chunks]
     assert max(lengths) <= limit
     assert len(set(lengths[:-1])) <= 1
@@ -35,7 +40,7 @@ def test_chunks_are_of_nearly_equal_length_within_the_limit(tokens: int, limit: 
 
 @given(st.integers(1, 500), st.integers(1, 60))
 def test_every_cut_puts_the_prompt_back_around_the_chunk(tokens: int, limit: int) -> None:
-    chunks = split_ids(range(1000, 1000 + tokens), limit, PROMPT)
+    chunks = even_chunks(range(1000, 1000 + tokens), limit, PROMPT)
     for index, chunk in enumerate(chunks):
         opened = chunk[: len(PROMPT.context_prefix_ids)] == PROMPT.context_prefix_ids
         closed = chunk[-len(PROMPT.context_suffix_ids) :] == PROMPT.context_suffix_ids
@@ -95,8 +100,57 @@ def test_it_cuts_as_the_published_code_does(reference_dir: Path) -> None:
             context_suffix_ids=tuple(affixes["suffix"]),
         )
         ids = range(10000, 10000 + case["n_tokens"])
-        chunks = split_ids(ids, case["max_ctx_chunk_len"], prompt)
+        chunks = even_chunks(ids, case["max_ctx_chunk_len"], prompt)
         assert [len(chunk) for chunk in chunks] == case["chunk_lens"]
         if "chunks" in case:  # left out of the longer cases
             assert [list(chunk) for chunk in chunks] == case["chunks"]
     assert len(cases) > 30
+
+
+def passages(text: str, *, max_chunk_tokens: int = 24, max_chunks: int = 5) -> list[str]:
+    """The texts of a document's chunks, cut where passages end; one token is one byte here."""
+    prompt = PromptFormat(
+        context_prefix_ids=(), context_suffix_ids=(), chat_template="{{ messages[-1].content }}"
+    )
+    cutter = Chunker(
+        models.tokenizer(),
+        prompt,
+        max_chunk_tokens=max_chunk_tokens,
+        max_chunks=max_chunks,
+        chunking="passages",
+    )
+    return [models.tokenizer().decode(chunk) for chunk in cutter.split(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "chunks"),
+    [
+        ("short.", ["short."]),
+        # a paragraph's end comes before a later line's and sentence's
+        ("One two.\n\nSix.\nTen. Eleven twelve.", ["One two.\n\n", "Six.\nTen. Eleven twelve."]),
+        ("One two.\nSix. Ten. Eleven twelve.", ["One two.\n", "Six. Ten. Eleven twelve."]),
+        ("One two? Six. Ten! Eleven twelve.", ["One two? Six. Ten! ", "Eleven twelve."]),
+        # nothing ends there: at the limit
+        ("x" * 30, ["x" * 24, "x" * 6]),
+        # 1.5 is no sentence's end, and one right at the start would leave the chunk empty
+        ("A. 1.5 and 1.6 and 1.7 and 1.8", ["A. 1.5 and 1.6 and 1.7 a", "nd 1.8"]),
+    ],
+)
+def test_documents_are_cut_where_passages_end(text: str, chunks: list[str]) -> None:
+    assert passages(text) == chunks
+
+
+def test_cuts_that_would_take_too_many_chunks_fill_them_better_or_ignore_passages() -> None:
+    # paragraphs of 13 and 24 tokens by turns: at every paragraph's end it takes six chunks
+    text = ("p" * 11 + "\n\n" + "q" * 11 + ". " + "r" * 9 + "\n\n") * 3
+    assert len(passages(text, max_chunks=6)) == 6
+    assert len(passages(text, max_chunks=5)) == 5
+    assert passages("ab. " * 30, max_chunks=5) == ["ab. " * 6] * 5
+
+
+@given(st.text(alphabet="ab. \n", min_size=1, max_size=120).filter(str.strip))
+def test_passages_lose_nothing_and_keep_the_limits(text: str) -> None:
+    chunks = passages(text)
+    assert "".join(chunks) == text.strip()
+    assert len(chunks) <= 5
+    assert max(map(len, chunks)) <= 24

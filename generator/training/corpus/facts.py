@@ -1,7 +1,8 @@
 """What documents say about their subjects: attributes with many phrasings of statement and question.
 
 Generic frames cross every attribute's nouns; each attribute adds wordings of its own. The last
-``HELD_OUT_PHRASINGS`` of every list are never used in training.
+``HELD_OUT_FRAMES`` of the frames and the
+last wording of every attribute are never used in training.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ from generator.training.corpus.inventory import Split
 from generator.training.corpus.values import Kind, Maker
 
 HELD_OUT_FRAMES = 3
+STRANGE_WORDS = 0.3  # share of single words in training that come from any inventory
+# shares of wordings in training that get a few words around them
+OPENED_STATEMENTS = 0.25
+WRAPPED_QUESTIONS = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,39 @@ STATEMENT_FRAMES = (
     "Please note that the {n} of {e} is {v}.",
     "The current {n} of {e} is {v}.",
     "Regarding {e}: the {n} is {v}.",
+    "{e} has {v} as its {n}.",
+    "{v}: that is the {n} of {e}.",
+    "We agreed on {v} as the {n} of {e}.",
+    "The {n} given for {e} is {v}.",
+    "It was decided that {v} is the {n} of {e}.",
+    "In the case of {e}, expect a {n} of {v}.",
+    "{v} was chosen as the {n} for {e}.",
+    "The {n} of {e} will be {v}.",
+    "According to the latest list, {e} has a {n} of {v}.",
+    "About {e}: {n} {v}.",
     # held out
     "With {e}, the {n} is {v}.",
     "Note: {v} is the current {n} for {e}.",
     "{e} is set to a {n} of {v}.",
 )
+STATEMENT_OPENINGS = (
+    "Note that", "Remember that", "It is known that", "We confirm that", "As agreed,", "This year,",
+    "Everybody knows that", "At the moment,", "By the way,", "Since last year,", "It is true that",
+)  # fmt: skip
+INDIRECT_QUESTIONS = tuple(
+    f"{opening} {core}{end}"
+    for opening, end in (
+        ("Tell me", "."), ("I want to know", "."), ("I wonder", "."), ("Let me know", "."),
+        ("Do you know", "?"), ("Could you say", "?"), ("I have to find out", "."),
+        ("We need to know", "."), ("Check", "."), ("Somebody asked", "."),
+    )
+    for core in (
+        "which {n} {e} has", "what {n} is given for {e}", "what was decided about the {n} of {e}",
+        "what they say about the {n} of {e}",
+    )
+)  # fmt: skip
 QUESTION_FRAMES = (
+    *INDIRECT_QUESTIONS,
     "What is the {n} of {e}?",
     "What is the {n} for {e}?",
     "Tell me the {n} of {e}.",
@@ -64,10 +96,34 @@ QUESTION_FRAMES = (
     "what's the {n} of {e}",
     "{n} of {e}?",
     "{e}, {n}?",
+    "Could you look up the {n} of {e}?",
+    "I would like to know the {n} of {e}.",
+    "What was the {n} of {e} again?",
+    "Remind me of the {n} of {e}.",
+    "Let me know the {n} for {e}.",
+    "Which {n} is given for {e}?",
+    "About {e}: what {n}?",
+    "Is there a {n} for {e}, and what is it?",
+    "The {n} of {e} is what?",
+    "Find the {n} of {e} for me.",
+    "What is {e}'s {n}?",
+    "As for {e}, which {n} does it have?",
+    "Do we know which {n} {e} has?",
+    "May I ask for the {n} of {e}?",
     # held out
     "Please tell me what the {n} of {e} is.",
     "For {e}, what is the {n}?",
     "Can you give me the {n} for {e}?",
+)
+QUESTION_WRAPPINGS = (
+    "{q} Thanks.",
+    "Hi! {q}",
+    "One question: {q}",
+    "{q} I forgot.",
+    "Quick one: {q}",
+    "{q} A colleague asked me.",
+    "Now tell me this: {q}",
+    "{q} Be brief.",
 )
 
 
@@ -454,14 +510,21 @@ def attribute_fact(
 
     ``mention`` stands for the subject in the statement."""
     noun = rng.choice(attribute.nouns)
-    owner = f"{attribute.nouns[0]} = " if attribute.kind is Kind.WORD else ""
-    value = inv.draw(attribute.make, rng, split, of=owner)
+    make, owner = attribute.make, ""
+    if attribute.kind is Kind.WORD:
+        owner = f"{attribute.nouns[0]} = "
+        # a word that no habit suggests has to be read: without it held-out words are never copied
+        if split is Split.TRAIN and rng.random() < STRANGE_WORDS:
+            make = ANY_WORD
+    value = inv.draw(make, rng, split, of=owner)
     fills = {"n": noun, "e": mention, "v": value}
     statement = (
         phrasing(STATEMENT_FRAMES, HELD_OUT_FRAMES, rng, split)
         if rng.random() < 0.5
         else phrasing(attribute.statements, 1, rng, split)
     )
+    if split is Split.TRAIN and statement[0] == "{" and rng.random() < OPENED_STATEMENTS:
+        statement = f"{rng.choice(STATEMENT_OPENINGS)} {statement}"
     return Fact(
         subject=subject,
         label=noun,
@@ -476,13 +539,16 @@ def attribute_fact(
 def attribute_question(
     attribute: Attribute, noun: str, subject: str, rng: Random, split: Split
 ) -> str:
-    """A question for the attribute of a subject."""
+    """A question for the attribute of a subject, in training now and then between other words."""
     question = (
         phrasing(QUESTION_FRAMES, HELD_OUT_FRAMES, rng, split)
         if rng.random() < 0.5
         else phrasing(attribute.questions, 1, rng, split)
     )
-    return capitalised(question.format(n=noun, e=subject))
+    asked = capitalised(question.format(n=noun, e=subject))
+    if split is Split.TRAIN and rng.random() < WRAPPED_QUESTIONS:
+        return rng.choice(QUESTION_WRAPPINGS).format(q=asked)
+    return asked
 
 
 def rule_fact(label: str, subject: str, rng: Random, split: Split) -> Fact:
