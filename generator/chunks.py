@@ -1,7 +1,7 @@
 """Documents to chunks of token IDs: evenly, as published, or at the ends of passages."""
 
 import re
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -147,10 +147,10 @@ def passage_cuts(
 
 
 def _tokens_after(pattern: re.Pattern[str], text: str, starts: Sequence[int]) -> list[int]:
-    """Indices of the first token that starts behind the first character of each match."""
-    found = (bisect_left(starts, match.start() + 1) for match in pattern.finditer(text))
-    # a token may reach beyond the white space that it begins in
-    return sorted({index for index in found if 0 < index < len(starts)})
+    """Indices of the last token that starts in the white space of each match, or right behind it.
+    (Of many tokenizers a word's token begins with the space before it.)"""
+    last = ((match, bisect_right(starts, match.end()) - 1) for match in pattern.finditer(text))
+    return sorted({index for match, index in last if starts[index] > match.start()})
 
 
 def _greedy_cuts(
@@ -167,7 +167,7 @@ def _greedy_cuts(
 
 
 def _last_within(ordered: Sequence[int], first: int, last: int) -> int | None:
-    index = bisect_left(ordered, last + 1) - 1
+    index = bisect_right(ordered, last) - 1
     return ordered[index] if index >= 0 and ordered[index] >= first else None
 
 

@@ -93,8 +93,15 @@ class Examiner:
         ids = torch.zeros(len(rows), -(-longest // 16) * 16, dtype=torch.long)
         for row, (prompt, answer) in zip(ids, rows, strict=True):
             row[: len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        likely: Tensor = self.base(input_ids=ids, use_cache=False).logits.argmax(-1)
-        return [
-            likely[i, len(prompt) - 1 : len(prompt) + len(answer) - 1].tolist() == answer
+        hidden: Tensor = self.base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        before = [
+            hidden[i, len(prompt) - 1 : len(prompt) + len(answer) - 1]
             for i, (prompt, answer) in enumerate(rows)
+        ]
+        # the head, a fifth of a small model, for the answers only
+        likely = self.base.get_output_embeddings()(torch.cat(before)).argmax(-1)
+        lengths = [len(answer) for _, answer in rows]
+        return [
+            found.tolist() == answer
+            for found, (_, answer) in zip(likely.split(lengths), rows, strict=True)
         ]

@@ -18,10 +18,11 @@ WINDOWS = (1, 2, 4, 8)
 
 
 def load_examiner(folder: Path) -> Examiner:
-    """Loads generator and base model in float32. Raises InvalidGenerator, OSError."""
+    """Loads the generator in float32, the base model in its own number type, which the engine runs
+    it in too. Raises InvalidGenerator, OSError."""
     generator = DocumentGenerator.load(folder, device="cpu", precision="float32")
     path = generator.config.base_path
-    base = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+    base = AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()
     return Examiner(
         base=base,
         tokenizer=AutoTokenizer.from_pretrained(path),
@@ -39,21 +40,19 @@ def standard_suites(examiner: Examiner, count: int, seed: int) -> list[Suite]:
     def tokens(text: str) -> int:
         return len(examiner.tokenizer.encode(text, add_special_tokens=False)) + affixes
 
-    chunk, window = examiner.chunker.max_chunk_tokens, examiner.window
+    def chunks(text: str) -> int:
+        return len(examiner.chunker.split(text))
+
+    window = examiner.window
     readable = window - QUESTION_ROOM
+
+    def limit(number: int) -> int | None:
+        """What keeps a document in the window, where one of so many chunks may lie in it."""
+        return readable if (number - 1) * examiner.chunker.max_chunk_tokens < readable else None
+
     return [
-        *(suites.by_facts(facts, count, tokens, chunk, seed) for facts in FACTS),
-        *(
-            suites.by_chunks(
-                chunks,
-                count,
-                tokens,
-                readable if (chunks - 1) * chunk < readable else chunks * chunk,
-                chunk,
-                seed,
-            )
-            for chunks in CHUNKS
-        ),
+        *(suites.by_facts(facts, count, chunks, seed) for facts in FACTS),
+        *(suites.by_chunks(n, count, chunks, tokens, limit(n), seed) for n in CHUNKS),
         *(
             suites.needles(
                 times * window - QUESTION_ROOM,

@@ -35,10 +35,10 @@ class Suite:
     exams: tuple[Exam, ...]
 
 
-Tokens = Callable[[str], int]
+Count = Callable[[str], int]  # chunks or tokens of a text
 
 
-def by_facts(facts: int, count: int, tokens: Tokens, limit: int, seed: int) -> Suite:
+def by_facts(facts: int, count: int, chunks: Count, seed: int) -> Suite:
     """Documents of one chunk with so many facts, and one question for each that stays open."""
     rng = Random(f"facts {facts} {seed}")
     exams: list[Exam] = []
@@ -47,35 +47,35 @@ def by_facts(facts: int, count: int, tokens: Tokens, limit: int, seed: int) -> S
         document = documents.document(
             rng, Split.HELD_OUT, facts=facts, subjects=subjects, fillers=rng.randint(0, 2)
         )
-        if tokens(document.text) <= limit:
+        if chunks(document.text) == 1:
             exams.append(_exam(document, rng))
     return Suite(f"{facts} {'fact' if facts == 1 else 'facts'}, 1 chunk", tuple(exams))
 
 
 def by_chunks(
-    chunks: int, count: int, tokens: Tokens, limit: int, chunk_limit: int, seed: int
+    number: int, count: int, chunks: Count, tokens: Count, limit: int | None, seed: int
 ) -> Suite:
-    """Documents that need exactly ``chunks`` chunks, about four facts in each.
+    """Documents of exactly ``number`` chunks, about four facts in each.
 
-    ``limit`` caps the whole document, so that the base can read it where its window allows.
+    ``limit`` caps the tokens of the whole document, so that the base can read it.
     """
-    rng = Random(f"chunks {chunks} {seed}")
-    longest = min(limit, chunks * chunk_limit)
+    rng = Random(f"chunks {number} {seed}")
     exams: list[Exam] = []
     while len(exams) < count:
         document = documents.document(
             rng,
             Split.HELD_OUT,
-            facts=rng.randint(3 * chunks, 5 * chunks),
-            subjects=rng.randint(chunks, 2 * chunks),
-            fillers=rng.randint(chunks, 3 * chunks),
+            facts=rng.randint(3 * number, 5 * number),
+            subjects=rng.randint(number, 2 * number),
+            fillers=rng.randint(number, 3 * number),
         )
-        if (chunks - 1) * chunk_limit < tokens(document.text) <= longest:
+        readable = limit is None or tokens(document.text) <= limit
+        if readable and chunks(document.text) == number:
             exams.append(_exam(document, rng))
-    return Suite(f"{chunks} chunks, about {4 * chunks} facts", tuple(exams))
+    return Suite(f"{number} chunks, about {4 * number} facts", tuple(exams))
 
 
-def needles(length: int, count: int, tokens: Tokens, name: str, seed: int) -> Suite:
+def needles(length: int, count: int, tokens: Count, name: str, seed: int) -> Suite:
     """One fact at a random place in ``length`` tokens of text that says nothing else."""
     rng = Random(f"needle {length} {seed}")
     return Suite(name, tuple(_needle(length, tokens, rng) for _ in range(count)))
@@ -89,7 +89,7 @@ def _exam(document: Document, rng: Random) -> Exam:
     return Exam(document.text, (*stated, left_open))
 
 
-def _needle(length: int, tokens: Tokens, rng: Random) -> Exam:
+def _needle(length: int, tokens: Count, rng: Random) -> Exam:
     needle = documents.document(rng, Split.HELD_OUT, facts=1)
     paragraphs: list[str] = []
     left = length - tokens(needle.text)

@@ -234,9 +234,7 @@ class StudyBatches:
         return "\n\n".join(p for p in document.text.split("\n\n") if name in p.lower())
 
 
-def _company(
-    most: int, others: Sequence[int], idle: Sequence[int], rng: Random
-) -> list[int]:
+def _company(most: int, others: Sequence[int], idle: Sequence[int], rng: Random) -> list[int]:
     """Chunks beside a document's own: often none, then a few of any sort, seldom many that say
     nothing."""
     chance = rng.random()

@@ -24,20 +24,12 @@ from server.engine_config import EngineConfig
 from server.settings import EMBEDDED, Settings
 from tests.benchmarks import traffic
 from tests.benchmarks.processes import bare_vllm, doclora
-from tests.benchmarks.traffic import Load
+from tests.benchmarks.traffic import Asked, Load
 
 ADAPTERS = 16
 KV_CACHE_GIB = 0.25
 LENGTHS = {"1 chunk": 4, "3 chunks": 14}  # of a document, and its facts
 SERVERS = ("doclora", "vllm serve, grouped operations", "vllm serve, its own operations")
-
-
-def upload(client: httpx.Client, text: str) -> str:
-    answer = client.post("/v1/adapters", json={"text": text, "wait": 300})
-    if answer.status_code not in (200, 201):
-        raise RuntimeError(f"{answer.status_code}: {answer.text}")
-    adapter: str = answer.json()["id"]
-    return adapter
 
 
 async def against_the_prompt(url: str, base: str, rounds: int) -> None:
@@ -47,8 +39,8 @@ async def against_the_prompt(url: str, base: str, rounds: int) -> None:
     for length, facts in LENGTHS.items():
         text = traffic.document(facts, seed=facts)
         with httpx.Client(base_url=url, timeout=300) as client:
-            adapter = upload(client, text)
-        asked = {"in prompt": [], "in adapter": []}  # type: dict[str, list[traffic.Asked]]
+            adapter = traffic.upload(client, text)["id"]
+        asked: dict[str, list[Asked]] = {"in prompt": [], "in adapter": []}
         for number in range(rounds + 1):
             questions = traffic.questions(8, seed=number)
             # every document is read afresh, as it is by its first question
@@ -124,7 +116,10 @@ async def measure(given: argparse.Namespace, data: Path) -> None:
         with httpx.Client(base_url=ours, timeout=300) as client:
             adapters = [upload(client, traffic.document(4, seed)) for seed in range(ADAPTERS)]
             folders = {
-                adapter: data / "blobs" / WEIGHTS / client.get(f"/v1/adapters/{adapter}").json()["sha256"]
+                adapter: data
+                / "blobs"
+                / WEIGHTS
+                / client.get(f"/v1/adapters/{adapter}").json()["sha256"]
                 for adapter in adapters
             }
         urls = {SERVERS[0]: ours}
@@ -133,7 +128,7 @@ async def measure(given: argparse.Namespace, data: Path) -> None:
         await against_the_prompt(ours, "base", given.rounds)
         models: dict[str, Sequence[str]] = {"base only": ["base"]}
         for count in (1, 4, ADAPTERS):
-            models[f"{count} adapter{'s'[:count > 1]}"] = adapters[:count]
+            models[f"{count} adapter{'s'[: count > 1]}"] = list(folders)[:count]
         await side_by_side(urls, models, given)
 
 

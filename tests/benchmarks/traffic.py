@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import httpx
 
@@ -87,6 +88,15 @@ async def at_once(url: str, models: Sequence[str], texts: Sequence[str], callers
 
 def _client(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=300)
+
+
+def upload(client: httpx.Client, text: str) -> dict[str, Any]:
+    """The adapter of a document, once it is ready."""
+    answer = client.post("/v1/adapters", json={"text": text, "wait": 300})
+    if answer.status_code not in (200, 201):
+        raise RuntimeError(f"{answer.status_code}: {answer.text}")
+    adapter: dict[str, Any] = answer.json()
+    return adapter
 
 
 def questions(count: int, seed: int) -> list[str]:

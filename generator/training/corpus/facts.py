@@ -1,8 +1,7 @@
 """What documents say about their subjects: attributes with many phrasings of statement and question.
 
 Generic frames cross every attribute's nouns; each attribute adds wordings of its own. The last
-``HELD_OUT_FRAMES`` of the frames and the
-last wording of every attribute are never used in training.
+``HELD_OUT_FRAMES`` of the frames and the last wording of every attribute are never used in training.
 """
 
 from collections.abc import Sequence
