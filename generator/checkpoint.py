@@ -34,8 +34,8 @@ class GeneratorConfig(BaseModel):
 
     ``base_model`` and ``context_encoder`` are hub IDs or paths, relative ones from the folder;
     without a ``context_encoder`` it is the base model. A rendered document is cut into chunks of at
-    most ``max_chunk_tokens`` (before affixes), of which there may be ``max_chunks``. ``chunking`` is
-    "even", as published, or at the ends of "passages", which needs a fast tokenizer.
+    most ``max_chunk_tokens`` (before affixes); there may be ``max_chunks``. ``chunking`` is "even",
+    as published, or at the ends of "passages" (with a fast tokenizer only).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
