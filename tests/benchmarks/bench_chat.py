@@ -114,14 +114,10 @@ async def measure(given: argparse.Namespace, data: Path) -> None:
     with ExitStack() as stack:
         ours = stack.enter_context(doclora(data, "--served-name", "base", *flags))
         with httpx.Client(base_url=ours, timeout=300) as client:
-            adapters = [upload(client, traffic.document(4, seed)) for seed in range(ADAPTERS)]
-            folders = {
-                adapter: data
-                / "blobs"
-                / WEIGHTS
-                / client.get(f"/v1/adapters/{adapter}").json()["sha256"]
-                for adapter in adapters
-            }
+            uploaded = [
+                traffic.upload(client, traffic.document(4, seed)) for seed in range(ADAPTERS)
+            ]
+        folders = {one["id"]: data / "blobs" / WEIGHTS / one["sha256"] for one in uploaded}
         urls = {SERVERS[0]: ours}
         for name, stock in ((SERVERS[1], False), (SERVERS[2], True)):
             urls[name] = stack.enter_context(bare_vllm(config, folders, stock=stock))

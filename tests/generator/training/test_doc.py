@@ -67,7 +67,8 @@ def test_a_document_is_studied_in_its_chunks_as_the_server_cuts_it(
 def test_training_goes_on_from_trained_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "PHASES", (Phase(1.0, {"reading": base.Reading(64, 2, (1, 1), (1, 1), (0, 0))}),) * 2)  # fmt: skip
+    reading = base.Reading(64, 2, (1, 1), (1, 1), (0, 0))
+    monkeypatch.setattr(base, "PHASES", (Phase(1.0, {"reading": reading}),) * 2)
     monkeypatch.setattr(doc, "PHASES", PHASES * 3)
     with torch.compiler.set_stance("force_eager"):
         base.train_base(
