@@ -1,14 +1,21 @@
 """vLLM under the server: what its defects would do to callers (`doclora serve`, over HTTP)."""
 
 import asyncio
+import io
 import os
 import signal
 import time
+import zipfile
 from pathlib import Path
 
 import httpx
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from generator.checkpoint import read_config
+from server.settings import Settings
 from tests.server.running import MAX_LORAS, Running, document, eventually
 
 pytestmark = pytest.mark.engine
@@ -60,6 +67,43 @@ def test_the_base_and_adapters_in_one_batch_read_as_they_do_alone(
     assert min(apart(first[0], other) for other in first[1:]) > 3 * ROUNDING, "adapters do nothing"
     for (model, prompt), one, other in zip(mixture, alone, together, strict=True):
         assert apart(one, other) < ROUNDING, f"{model} reads {prompt!r} differently in a batch"
+
+
+def read_by_peft(folder: Path, prompt: str) -> tuple[list[float], list[float]]:
+    """What `reading` asks vLLM for, computed by transformers: with the PEFT adapter, and without."""
+    base = read_config(Settings().generator).base_path
+    ids = AutoTokenizer.from_pretrained(base)(prompt, return_tensors="pt").input_ids
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype="float32"), folder
+    )
+
+    def read() -> list[float]:
+        with torch.inference_mode():
+            logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        found: list[float] = logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()
+        return found
+
+    adapted = read()
+    with model.disable_adapter():
+        return adapted, read()
+
+
+def test_vllm_reads_with_a_downloaded_adapter_as_peft_does(
+    http: httpx.Client, server: Running, tmp_path: Path
+) -> None:
+    adapter = adapter_of(http)
+    weights = http.get(f"/v1/adapters/{adapter}/weights").raise_for_status().content
+    zipfile.ZipFile(io.BytesIO(weights)).extractall(tmp_path)
+    [config] = tmp_path.rglob("adapter_config.json")
+
+    async def read() -> list[float]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+            return await reading(client, adapter, PROMPTS[0])
+
+    served = asyncio.run(read())
+    adapted, plain = read_by_peft(config.parent, PROMPTS[0])
+    assert apart(adapted, plain) > 3 * ROUNDING, "the adapter does nothing"
+    assert apart(served, adapted) < ROUNDING
 
 
 def test_adapters_deleted_under_clients_that_have_just_left_do_not_stop_the_engine(
