@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from generator.checkpoint import InvalidGenerator
 from generator.chunks import Chunker, DocumentTooLong
@@ -34,18 +35,27 @@ def generate_adapters(
     max_chunk_tokens: int | None,
     report: Report,
 ) -> list[Written]:
-    """Make an adapter of each file, in a folder of `out` named like the file.
+    """Make an adapter of each file, in a folder of `out` named like the file: of all or of none.
 
-    All documents are read and checked before the first is generated. `report` is called with a
-    file and its chunks, done and all. Raises CannotGenerate.
+    All documents are read and checked before the first is generated, and the folders appear when
+    the last is done. `report` is called with a file and its chunks, done and all. Raises
+    CannotGenerate.
     """
     folders = _folders(files, out)
     try:
         chunker = Chunker.from_folder(generator, max_chunk_tokens)
         documents = {file: _split(file, chunker) for file in files}
-        return asyncio.run(_generate(documents, folders, generator, report))
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".unfinished-", dir=out) as unfinished:
+            staged = {file: Path(unfinished) / folder.name for file, folder in folders.items()}
+            for folder in staged.values():
+                folder.mkdir()
+            generated = asyncio.run(_generate(documents, staged, generator, report))
+            for file, folder in folders.items():
+                staged[file].rename(folder)
     except (InvalidGenerator, GeneratorError, OSError) as error:
         raise CannotGenerate(str(error)) from error
+    return [Written(file, folders[file], generated[file]) for file in files]
 
 
 def _folders(files: Sequence[Path], out: Path) -> dict[Path, Path]:
@@ -71,26 +81,23 @@ async def _generate(
     folders: dict[Path, Path],
     generator: Path,
     report: Report,
-) -> list[Written]:
+) -> dict[Path, Generated]:
     process = GeneratorProcess(generator)
     await process.start()
 
-    async def make(file: Path) -> Written:
-        folders[file].mkdir(parents=True)
+    async def make(file: Path) -> Generated:
         try:
-            generated = await process.generate(
+            return await process.generate(
                 documents[file], folders[file], lambda done, total: report(file, done, total)
             )
         except GeneratorError as error:
-            folders[file].rmdir()
             raise CannotGenerate(f"{file}: {error}") from error
-        return Written(file, folders[file], generated)
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(make(file)) for file in documents]
+            tasks = {file: group.create_task(make(file)) for file in documents}
     except* CannotGenerate as failures:
         raise CannotGenerate("; ".join(map(str, failures.exceptions))) from failures
     finally:
         await process.stop()
-    return [task.result() for task in tasks]
+    return {file: task.result() for file, task in tasks.items()}
