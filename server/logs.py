@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from typing import Literal
+from typing import Any, Literal
 
 from server.access import request_id
 
@@ -16,10 +16,31 @@ class _RequestIdFilter(logging.Filter):
 
 
 class _TextFormatter(logging.Formatter):
+    """One line a message, a traceback indented below it. What callers send is in both (paths,
+    names): it can neither begin a line that looks like a message nor steer a terminal."""
+
     def format(self, record: logging.LogRecord) -> str:
         identity = getattr(record, "request_id", None)
         record.suffix = f"  [{identity}]" if identity else ""
         return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = _printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"    {_printable(line)}" for line in lines)
+
+
+def _printable(text: str) -> str:
+    """The text with line ends, control characters and other invisible ones as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 class _JsonFormatter(logging.Formatter):
