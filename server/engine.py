@@ -36,7 +36,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from server import cpu_lora, prefork
 from server.adapter_check import AdapterCheck, linear_layers
-from server.engine_config import DRAIN_SECONDS, FORBIDDEN, EngineConfig
+from server.engine_config import DRAIN_SECONDS, FORBIDDEN, EngineConfig, EngineUnusable
 from server.residency import EngineRefused, EngineStopped
 from server.routing import INFERENCE_PATHS
 
@@ -65,7 +65,7 @@ class Engine:
         """Start vLLM's processes, and stop them when the block ends.
 
         `app` then answers INFERENCE_PATHS and nothing else; add routes and middleware to it before
-        serving. Starting blocks the event loop for most of its time.
+        serving. Starting blocks the event loop for most of its time. Raises EngineUnusable.
         """
         _prepare(config)
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(config.arguments())
@@ -80,7 +80,9 @@ class Engine:
             app = await _build_app(client, args)
             dtype = client.model_config.dtype
             assert isinstance(dtype, torch.dtype)
-            check = AdapterCheck(await layers, config.slot_rank, dtype)
+            with _explained():
+                found = await layers
+            check = AdapterCheck(found, config.slot_rank, dtype)
             yield cls(app, client, config, check)
 
     @property
@@ -101,7 +103,8 @@ class Engine:
         except EngineDeadError as error:
             raise EngineStopped("The inference engine has died.") from error
         except Exception as error:
-            raise EngineRefused(f"vLLM does not load the adapter {name}: {error}") from error
+            log.exception("vLLM does not load the adapter %s", name)
+            raise EngineRefused(f"vLLM does not load the adapter {name}.") from error
         self._adapters[name] = request
 
     async def unload(self, name: str) -> None:
@@ -121,7 +124,7 @@ class Engine:
             raise EngineStopped("The inference engine has died.") from error
 
     async def serve(self, sock: socket.socket) -> None:
-        """Answer HTTP on the bound socket until SIGTERM or SIGINT.
+        """Answer HTTP on the listening socket until SIGTERM or SIGINT.
 
         Running requests may finish in DRAIN_SECONDS. Raises EngineStopped when the engine dies.
         """
@@ -152,7 +155,7 @@ def _prepare(config: EngineConfig) -> None:
     os.environ.update(config.environment())
     load_general_plugins()
     if current_platform.is_cpu() and current_platform.get_punica_wrapper() != cpu_lora.WRAPPER:
-        raise RuntimeError(
+        raise EngineUnusable(
             "vLLM has not loaded the plug-in doclora_cpu_lora, without which requests to the base "
             "model get adapters of others: install this package, and name the plug-in in "
             "VLLM_PLUGINS if that is set."
@@ -160,11 +163,21 @@ def _prepare(config: EngineConfig) -> None:
 
 
 @contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what is wrong with the base model or a setting into EngineUnusable."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise EngineUnusable(str(error)) from error
+
+
+@contextmanager
 def _client(args: Namespace) -> Iterator[AsyncLLM]:
     """vLLM's processes, and this process's end of them."""
-    config = AsyncEngineArgs.from_cli_args(args).create_engine_config(
-        usage_context=UsageContext.OPENAI_API_SERVER
-    )
+    with _explained():
+        config = AsyncEngineArgs.from_cli_args(args).create_engine_config(
+            usage_context=UsageContext.OPENAI_API_SERVER
+        )
     if prefork.started():  # vLLM itself spawns on a CPU, whatever it is told
         forks = multiprocessing.get_context("forkserver")
         engine_processes.get_mp_context = lambda: forks  # type: ignore[attr-defined]

@@ -11,11 +11,17 @@ class CannotServe(Exception):
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound to the address; raises CannotServe."""
+    """A socket that listens on the address; raises CannotServe.
+
+    It listens at once, although nobody accepts before the server is up: Linux binds a second
+    socket to an address that may be reused (which a restart needs) until the first one listens.
+    Who connects meanwhile waits.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))
+            sock.listen()
         except OSError as error:
             raise CannotServe(
                 f"cannot listen on {host} port {port}: {error.strerror or error}; "
