@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from adapters_store.errors import StoreLocked, StoreUnavailable
+from adapters_store.errors import InvalidCatalogueUrl, StoreLocked, StoreUnavailable
 from adapters_store.faults import translated
 
 BUSY_TIMEOUT_S = 10.0
@@ -31,8 +31,11 @@ class Database:
     """The engines behind one catalogue URL."""
 
     def __init__(self, url: str) -> None:
-        """`url` is `sqlite:///<file>` or `postgresql://...`; the async driver is chosen here."""
-        self.url = _with_driver(make_url(url))
+        """`url` is `sqlite:///<file>` or `postgresql://...`; the async driver is chosen here.
+
+        Raises InvalidCatalogueUrl.
+        """
+        self.url = _with_driver(_parsed(url))
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.place = (
             str(self.url.database)
@@ -104,13 +107,19 @@ class Database:
             raise StoreUnavailable(self.place, str(error)) from error
 
 
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        # what they say may quote a part of the password
+        raise InvalidCatalogueUrl("the catalogue's URL cannot be read") from None
+
+
 def _with_driver(url: URL) -> URL:
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
     backend = url.get_backend_name()
     if backend not in drivers:
-        raise ValueError(
-            f"a catalogue's URL starts with sqlite:// or postgresql://, not {backend}://"
-        )
+        raise InvalidCatalogueUrl(f"the catalogue's URL begins with {backend}://")
     return url.set(drivername=drivers[backend])
 
 

@@ -99,6 +99,16 @@ class FolderMismatch(StoreError):
         self.folder = folder
 
 
+class InvalidCatalogueUrl(StoreError):
+    """The catalogue's URL is none, or of a database that the store does not know."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}; a catalogue's URL is sqlite:///<file> or "
+            "postgresql://<user>:<password>@<host>/<database>"
+        )
+
+
 class StoreUnwritable(StoreError):
     """The disk is full, over quota, failing or read-only. Nothing of the step is visible."""
 

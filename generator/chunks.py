@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from generator.checkpoint import Chunking, read_config
+from generator.checkpoint import Chunking, InvalidGenerator, read_config
 from generator.prompt import PromptFormat
 
 Chunk = tuple[int, ...]
@@ -69,7 +69,7 @@ class Chunker:
         """
         config = read_config(folder)
         return cls(
-            AutoTokenizer.from_pretrained(config.encoder_path),
+            _tokenizer(config.encoder_path),
             config.prompt,
             max_chunk_tokens=max_chunk_tokens or config.max_chunk_tokens,
             max_chunks=config.max_chunks,
@@ -120,6 +120,18 @@ class Chunker:
             tokenize=False,
         )
         return rendered
+
+
+def _tokenizer(path: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # broken files raise whatever they happen to break
+        reason = str(error).strip().partition("\n")[0]
+        raise InvalidGenerator(
+            f"the tokenizer of the context encoder {path} cannot be loaded: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+    return tokenizer
 
 
 def even_cuts(tokens: int, max_chunk_tokens: int) -> list[int]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ class GeneratorDied(GeneratorError):
 
 
 class GenerationRefused(GeneratorError):
-    """The child is well, but this document yields no usable adapter. `code` says why."""
+    """The child is well, but this document yields no usable adapter. `code` says why. The message
+    is for callers; what would tell them about this machine is a note, and logged."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -101,6 +102,9 @@ class _Child:
                 request.answer.set_result(Generated(**message["generated"]))
             case "refused":
                 error = GenerationRefused(message["code"], message["message"])
+                if details := message["details"]:
+                    error.add_note(details)
+                    log.error("a document was refused", exc_info=error)
                 request.answer.set_exception(error)
             case "cancelled":
                 request.answer.cancel()
@@ -131,16 +135,17 @@ class GeneratorProcess:
         folder: Path,
         *,
         device: str = "auto",
+        mode: Literal["batched", "iterative"] = "batched",
         base_name: str | None = None,
         max_batch_tokens: int = 4096,
         max_norm: float = 1000.0,
     ) -> None:
-        """`base_name` is written into the adapters as their base model (default: where it lies);
-        `max_norm` is the largest Frobenius norm of a layer's delta, for each chunk of the document:
-        the chunks' deltas add up."""
+        """`mode` is DocumentGenerator's; `base_name` is written into the adapters as their base
+        model (default: where it lies); `max_norm` is the largest Frobenius norm of a layer's delta,
+        for each chunk of the document: the chunks' deltas add up."""
         self._command = [
             *(sys.executable, "-P", "-m", "generator.worker", str(folder)),
-            *("--device", device),
+            *("--device", device, "--mode", mode),
             *(("--base-name", base_name) if base_name else ()),
             *("--max-batch-tokens", str(max_batch_tokens)),
             *("--max-norm", str(max_norm)),
@@ -252,7 +257,7 @@ class GeneratorProcess:
                 raise
             except (GeneratorUnusable, OSError) as error:
                 log.error("the generator process did not start again: %s", error)
-                self._abandon(f"the generator process died and did not start again: {error}")
+                self._abandon("the generator process died and did not start again")
                 failures += 1
                 self._child = asyncio.get_running_loop().create_future()
             else:

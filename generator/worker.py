@@ -12,14 +12,16 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from generator.document import DocumentGenerator
+from generator.document import DocumentGenerator, InvalidChunk, Mode
 from generator.lora import LoraWeights, NonFiniteWeights, WeightsTooLarge
 from generator.microbatch import Chunk, MicroBatches
 from generator.process import Generated
@@ -95,14 +97,17 @@ class Worker:
                 self._finish(document)
 
     def _blame(self, batch: Sequence[tuple[_Document, Chunk]], error: Exception) -> None:
-        """A batch failed: run its chunks one by one, so that only the document at fault fails."""
+        """A batch failed: run its documents one by one, so that only the one at fault fails."""
         documents = dict.fromkeys(document for document, _ in batch)
         if len(documents) > 1:
             for document in documents:
                 self._advance([(owner, chunk) for owner, chunk in batch if owner is document])
             return
         (document,) = documents
-        self._refuse(document, "generation_failed", f"the generator failed on it: {error}")
+        if isinstance(error, InvalidChunk):
+            self._refuse(document, "generation_failed", str(error))
+        else:
+            self._refuse_for_a_defect(document, error)
 
     def _finish(self, document: _Document) -> None:
         try:
@@ -113,8 +118,10 @@ class Worker:
             self._refuse(document, "weights_not_finite", str(error))
         except WeightsTooLarge as error:
             self._refuse(document, "weights_too_large", str(error))
+        except (OSError, SafetensorError) as error:  # the disk is full, or gone
+            self._refuse(document, "storage_failed", "its weights could not be stored", str(error))
         except Exception as error:
-            self._refuse(document, "generation_failed", f"its weights were not written: {error}")
+            self._refuse_for_a_defect(document, error)
         else:
             generated = Generated(
                 rank=lora.rank,
@@ -125,29 +132,30 @@ class Worker:
             )
             self._answer(event="done", job=document.job, generated=asdict(generated))
 
-    def _refuse(self, document: _Document, code: str, message: str) -> None:
+    def _refuse_for_a_defect(self, document: _Document, error: Exception) -> None:
+        details = "".join(traceback.format_exception(error))
+        message = "the generator failed on it; the log says why"
+        self._refuse(document, "generation_failed", message, details)
+
+    def _refuse(self, document: _Document, code: str, message: str, details: str = "") -> None:
+        """`message` is for the caller, `details` are for the log."""
         self._waiting.drop(lambda other: other is document)
-        self._answer(event="refused", job=document.job, code=code, message=message)
+        refusal = {"code": code, "message": message, "details": details}
+        self._answer(event="refused", job=document.job, **refusal)
 
     def _answer(self, **message: Any) -> None:
         _send(self._answers, message)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--base-name")
-    parser.add_argument("--max-batch-tokens", type=int, required=True)
-    parser.add_argument("--max-norm", type=float, required=True)
-    options = parser.parse_args()
+    options = _options()
     answers = _take_standard_output()
     disable_progress_bar()  # of loading the model: noise in a log
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends our input
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_read_requests, args=(inbox,), daemon=True).start()
     try:
-        generator = DocumentGenerator.load(options.folder, device=options.device)
+        generator = _load(options)
         generator.generate([[0] * min(WARM_UP_TOKENS, generator.config.max_padded_chunk)])
     except Exception as error:
         _send(answers, {"event": "broken", "message": f"{type(error).__name__}: {error}"})
@@ -163,6 +171,21 @@ def main() -> None:
     )
     while True:
         worker.step()
+
+
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--mode", choices=get_args(Mode), required=True)
+    parser.add_argument("--base-name")
+    parser.add_argument("--max-batch-tokens", type=int, required=True)
+    parser.add_argument("--max-norm", type=float, required=True)
+    return parser.parse_args(arguments)
+
+
+def _load(options: argparse.Namespace) -> DocumentGenerator:
+    return DocumentGenerator.load(options.folder, device=options.device, mode=options.mode)
 
 
 def _take_standard_output() -> BinaryIO:

@@ -22,7 +22,7 @@ from generator.process import GeneratorError, GeneratorProcess
 from server import errors, logs, prefork
 from server.access import AccessMiddleware
 from server.changes import Changes
-from server.engine_config import RANKS, EngineConfig
+from server.engine_config import RANKS, EngineConfig, EngineUnusable
 from server.listening import CannotServe
 from server.residency import EngineStopped
 from server.routes import adapters, health, models
@@ -44,7 +44,7 @@ with it. Upload a document with `POST /v1/adapters`; then name the adapter's ID 
 
 
 def run(settings: Settings, sock: socket.socket) -> None:
-    """Serve on the bound socket until SIGTERM or SIGINT. Raises CannotServe."""
+    """Serve on the listening socket until SIGTERM or SIGINT. Raises CannotServe."""
     logs.configure(settings.log_level, settings.log_format)
     with _explained():
         config = read_config(settings.generator)
@@ -85,6 +85,16 @@ def _engine_config(settings: Settings, config: GeneratorConfig) -> EngineConfig:
     )
 
 
+def _generator_process(settings: Settings, engine: EngineConfig) -> GeneratorProcess:
+    return GeneratorProcess(
+        settings.generator,
+        device=settings.generator_device,
+        mode=settings.generator_mode,
+        base_name=engine.served_name,
+        max_batch_tokens=settings.max_batch_tokens,
+    )
+
+
 async def _serve(
     settings: Settings, config: GeneratorConfig, engine_config: EngineConfig, sock: socket.socket
 ) -> None:
@@ -94,12 +104,7 @@ async def _serve(
     async with AsyncExitStack() as stack:
         opened = await AdapterStore.open(settings.data_dir, settings.database_url)
         store = await stack.enter_async_context(opened)
-        generator = GeneratorProcess(
-            settings.generator,
-            device=settings.generator_device,
-            base_name=engine_config.served_name,
-            max_batch_tokens=settings.max_batch_tokens,
-        )
+        generator = _generator_process(settings, engine_config)
         log.info("starting the engine and the generator %s", config.name)
         starting = asyncio.create_task(generator.start())
         stack.push_async_callback(_stop_generator, generator, starting)
@@ -223,5 +228,7 @@ def _explained() -> Iterator[None]:
         raise CannotServe(f"the generator does not start: {error}") from error
     except StoreError as error:
         raise CannotServe(str(error)) from error
+    except EngineUnusable as error:
+        raise CannotServe(f"the engine does not start: {error}") from error
     except EngineStopped as error:
         raise CannotServe(f"{error} What it said is above.") from error

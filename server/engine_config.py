@@ -20,6 +20,10 @@ FORBIDDEN = (
 )
 
 
+class EngineUnusable(RuntimeError):
+    """vLLM cannot run this base model with these settings; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """The settings of the engine.

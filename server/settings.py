@@ -65,6 +65,13 @@ class Settings(BaseSettings):
     generator_device: Annotated[
         str, Field(description="Device of the generator process: auto, cpu, cuda, cuda:1, ...")
     ] = "auto"
+    generator_mode: Annotated[
+        Literal["batched", "iterative"],
+        Field(
+            description="Features of all base layers at once, or layer by layer: the same "
+            "adapters in a fraction of the memory, more slowly"
+        ),
+    ] = "batched"
     max_batch_tokens: Annotated[
         int, Field(ge=1, description="Tokens in one micro-batch of the generator, padding included")
     ] = 4096

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters_store import AdapterStore, StoreUnavailable, database
+from adapters_store import AdapterStore, InvalidCatalogueUrl, StoreUnavailable, database
 from tests.adapters_store.making import new, queue
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +30,17 @@ async def test_a_database_that_is_down_says_so(root: Path) -> None:
         await AdapterStore.open(root, "postgresql://127.0.0.1:1/nothing")
 
 
-async def test_a_database_of_another_kind_is_refused(root: Path) -> None:
-    with pytest.raises(ValueError, match="not mysql://"):
-        await AdapterStore.open(root, "mysql://localhost/catalogue")
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://localhost/catalogue", "begins with mysql://; .* postgresql://"),
+        ("catalogue.db", "cannot be read; .* sqlite:///"),
+        ("postgresql://me@host:hunter/catalogue", "cannot be read"),
+    ],
+)
+async def test_a_url_of_no_catalogue_is_refused_without_its_password(
+    root: Path, url: str, says: str
+) -> None:
+    with pytest.raises(InvalidCatalogueUrl, match=says) as refused:
+        await AdapterStore.open(root, url)
+    assert "hunter" not in str(refused.value)
