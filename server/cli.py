@@ -114,20 +114,29 @@ def add(
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Turn documents into adapters on the server."""
+    """Turn documents into adapters on the server.
+
+    A document that is refused does not keep the others from being made.
+    """
     if name is not None and len(files) > 1:
         raise typer.BadParameter("one name cannot name several adapters", param_hint="--name")
-    with connected(url) as client, _stages() as stages:
-        accepted = [_upload(client, file, name) for file in files]
-        finished = [_follow(client, adapter, stages) for adapter in accepted]
-    for adapter in finished:
-        if as_json:
-            typer.echo(json.dumps(adapter))
-        elif adapter["status"] == "ready":
-            typer.echo(f"{adapter['id']}  {_title(adapter)}  {_measures(adapter)}")
+    finished: list[Json] = []
+    faults: list[str] = []
+    try:
+        with connected(url) as client, _stages() as stages:
+            accepted = []
+            for file in files:
+                with _noting_refusal(str(file), faults):
+                    accepted.append(client.add(file, name))
+            for adapter in accepted:
+                with _noting_refusal(_title(adapter), faults):
+                    finished.append(_follow(client, adapter, stages))
+    finally:  # also when the server goes away meanwhile
+        _print_made(finished, as_json)
     broken = [adapter for adapter in finished if adapter["status"] != "ready"]
-    if broken:
-        fail("; ".join(f"{_title(adapter)}: {_reason(adapter)}" for adapter in broken))
+    faults += [f"{_title(adapter)}: {_reason(adapter)}" for adapter in broken]
+    if faults:
+        fail("; ".join(faults))
 
 
 @app.command("ls")
@@ -240,11 +249,22 @@ def evaluate(context: typer.Context) -> None:
     evaluation(context.args, prog_name="doclora eval")
 
 
-def _upload(client: Client, file: Path, name: str | None) -> Json:
+@contextmanager
+def _noting_refusal(what: str, faults: list[str]) -> Iterator[None]:
+    """Note in `faults` what the server refuses in the block, and go on."""
     try:
-        return client.add(file, name)
+        yield
     except RequestRefused as error:
-        raise RequestRefused(error.status, f"{file}: {error}", error.code) from error
+        faults.append(f"{what}: {error}")
+
+
+def _print_made(adapters: list[Json], as_json: bool) -> None:
+    """A line for each adapter; for people, of those that are ready."""
+    for adapter in adapters:
+        if as_json:
+            typer.echo(json.dumps(adapter))
+        elif adapter["status"] == "ready":
+            typer.echo(f"{adapter['id']}  {_title(adapter)}  {_measures(adapter)}")
 
 
 def _stages() -> Progress:

@@ -2,14 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from generator.chunks import Chunker
 from generator.lora import LoraWeights
+from server import cli
+from server.client import RequestRefused, ServerUnreachable
+from server.settings import Settings
 from tests.generator.models import generator_folder
 from tests.server.running import COMMAND, Running, document
 
@@ -40,10 +47,11 @@ def test_help_lists_the_commands_without_loading_a_model_library() -> None:
     assert loaded.stdout.strip() == "set()"
 
 
-def test_serve_has_a_flag_and_a_variable_for_every_setting() -> None:
+def test_serve_has_a_flag_for_every_setting_and_names_its_variable() -> None:
     help = doclora("serve", "--help").stdout
-    for flag in ("--port", "--data-dir", "--generator", "--max-upload-bytes", "--log-format"):
-        assert flag in help
+    for name, setting in Settings.model_fields.items():
+        assert re.search(rf"--{name.replace('_', '-')}\b", help), f"{name} is no flag"
+        assert setting.description, f"{name} has no description"
     wrong = doclora("serve", "--port", "70000")
     assert wrong.returncode == 2
     assert "--port (DOCLORA_PORT)" in wrong.stderr
@@ -95,6 +103,63 @@ def test_generate_names_the_document_at_fault_and_writes_nothing(tmp_path: Path)
     assert "bad.md" in result.stderr
     assert "UTF-8" in result.stderr
     assert not out.exists()
+
+
+class Server:
+    """What a client sees of a server that refuses some documents, or goes away."""
+
+    refuses = "bad.md"
+    dies_after = 99
+
+    def __init__(self, url: str) -> None:
+        self.followed = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def add(self, file: Path, name: str | None) -> dict[str, Any]:
+        if file.name == self.refuses:
+            raise RequestRefused(400, "it holds only white space", "document_rejected")
+        return {
+            **{"id": f"adp_{file.stem}", "name": None, "source_name": file.name},
+            **{"status": "ready", "progress": {"done": 1, "total": 1}, "error": None},
+            **{"tokens": 3, "chunks": 1, "rank": 2, "timings_ms": {}},
+        }
+
+    def follow(self, adapter_id: str) -> Iterator[dict[str, Any]]:
+        self.followed += 1
+        if self.followed > self.dies_after:
+            raise ServerUnreachable("http://server", "it left")
+        yield self.add(Path(f"{adapter_id.removeprefix('adp_')}.md"), None)
+
+
+def added(folder: Path, *names: str) -> Result:
+    files = [folder / name for name in names]
+    for file in files:
+        file.write_text("text")
+    return CliRunner().invoke(cli.app, ["add", *map(str, files)])
+
+
+def test_of_documents_of_which_one_is_refused_the_others_are_made_and_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "Client", Server)
+    result = added(tmp_path, "good.md", "bad.md", "other.md")
+    assert result.exit_code == 1
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["adp_good", "adp_other"]
+    assert f"{tmp_path / 'bad.md'}: it holds only white space" in result.stderr
+
+
+def test_what_was_made_before_the_server_went_away_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "Client", Server)
+    monkeypatch.setattr(Server, "dies_after", 1)
+    result = added(tmp_path, "good.md", "other.md")
+    assert result.exit_code == cli.UNREACHABLE
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["adp_good"]
 
 
 @pytest.mark.engine
