@@ -6,6 +6,7 @@ adapter is checked here before the engine sees it.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from server.residency import EngineRefused
+
+log = logging.getLogger(__name__)
 
 PREFIX = "base_model.model."
 
@@ -63,7 +66,12 @@ class AdapterCheck:
                 self._check_keys(set(weights.keys()), declared)
                 for key in weights.keys():  # noqa: SIM118 (not a mapping)
                     self._check_tensor(key, weights.get_tensor(key), rank, scaling)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError) as error:  # they name the file
+            log.exception("an adapter cannot be read")
+            raise EngineRefused(
+                f"The files of the adapter {folder.name} cannot be read."
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
             raise EngineRefused(
                 f"The adapter in {folder.name} cannot be read: {error!r}"
             ) from error

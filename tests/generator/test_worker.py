@@ -1,15 +1,19 @@
 """What the child process answers, without the process around it."""
 
+import errno
 import io
 import json
+import os
 import queue
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from generator.document import DocumentGenerator
+from generator.lora import LoraWeights
 from generator.worker import Message, Worker
 from tests.generator.models import VOCABULARY, generator_folder
 
@@ -87,6 +91,41 @@ def test_of_documents_in_one_batch_only_the_one_at_fault_fails(
     assert outcomes[1]["event"] == "done"
     assert outcomes[2]["event"] == "refused"
     assert outcomes[2]["code"] == "generation_failed"
+    assert f"token IDs from {VOCABULARY + 5}" in outcomes[2]["message"]
+
+
+def test_weights_that_the_disk_does_not_take_are_a_fault_of_the_storage(
+    generator: DocumentGenerator, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Child(generator, max_norm=1000)
+    child.ask(1, GOOD, out / "nowhere")
+    child.worker.step()
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "adapter_config.json"))
+    monkeypatch.setattr(LoraWeights, "save", mock.Mock(side_effect=full))
+    child.ask(2, GOOD, out)
+    child.worker.step()
+    for job, says in ((1, "No such file"), (2, "No space left")):
+        outcome = child.outcomes()[job]
+        assert outcome["code"] == "storage_failed"
+        assert outcome["message"] == "its weights could not be stored"
+        assert says in outcome["details"]
+        assert str(out) in outcome["details"]
+
+
+def test_of_a_defect_the_caller_hears_a_sentence_and_the_log_all(
+    generator: DocumentGenerator, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Child(generator, max_norm=1000)
+    for job, step in enumerate(("generate", "combine")):
+        with monkeypatch.context() as broken:
+            broken.setattr(generator, step, mock.Mock(side_effect=RuntimeError("at /srv/secret")))
+            child.ask(job, GOOD, out)
+            child.worker.step()
+        outcome = child.outcomes()[job]
+        assert outcome["code"] == "generation_failed"
+        assert outcome["message"] == "the generator failed on it; the log says why"
+        assert outcome["details"].startswith("Traceback")
+        assert "RuntimeError: at /srv/secret" in outcome["details"]
 
 
 def test_a_cancelled_document_is_dropped_and_its_neighbours_are_made(
