@@ -2,11 +2,20 @@
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from adapters_store import AdapterStore, StoreError
 from server.metrics import Metrics
-from server.residency import AdapterGone, EngineRefused, EngineStopped, Loader, NoRoom, Residency
+from server.residency import (
+    AdapterGone,
+    EngineRefused,
+    EngineStopped,
+    Full,
+    Loader,
+    NoRoom,
+    Residency,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +46,16 @@ class TimedEngine:
 class Registration:
     """Loads new adapters while there is room, so that the first question finds them there."""
 
-    def __init__(self, residency: Residency, store: AdapterStore, capacity: int) -> None:
+    def __init__(self, residency: Residency, store: AdapterStore) -> None:
         self._residency = residency
         self._store = store
-        self._capacity = capacity
 
     async def preload(self, adapter_id: str) -> None:
         """Load a ready adapter unless another would have to go for it. Failing is no error: the
         first question tries again and hears the reason."""
-        if len(self._residency.resident) >= self._capacity:
-            return
         try:
-            async with self._residency.lease(adapter_id, lambda: self._store.weights(adapter_id)):
-                pass
+            await self._residency.preload(adapter_id, partial(self._store.weights, adapter_id))
+        except Full:
+            return
         except (AdapterGone, EngineRefused, EngineStopped, NoRoom, StoreError) as error:
             log.warning("%s was not loaded ahead of its use: %s", adapter_id, error)

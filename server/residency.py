@@ -10,7 +10,7 @@ already there. Requests hold a lease while they run: a leased adapter is never u
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -56,6 +56,10 @@ class NoRoom(Exception):
         )
 
 
+class Full(Exception):
+    """Another adapter would have to go for this one."""
+
+
 class _State(Enum):
     WANTED = auto()  # requests wait for it, it waits for a place
     LOADING = auto()
@@ -86,6 +90,7 @@ class _Acquire:
     id: str
     folder: Folder
     granted: asyncio.Future[None]
+    ahead_of_use: bool  # only into a place that nobody has or waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +180,25 @@ class Residency:
         entry = self._entries.get(adapter_id)
         return entry.leases if entry else 0
 
-    @asynccontextmanager
-    async def lease(self, adapter_id: str, folder: Folder) -> AsyncIterator[None]:
+    def lease(self, adapter_id: str, folder: Folder) -> AbstractAsyncContextManager[None]:
         """Keep the adapter loaded inside the block, loading it from `folder()` if need be.
 
         Raises AdapterGone, NoRoom, what the engine's load raises and what `folder()` raises.
         """
+        return self._lease(adapter_id, folder, ahead_of_use=False)
+
+    async def preload(self, adapter_id: str, folder: Folder) -> None:
+        """Load the adapter ahead of its use, into a place that is free. Raises Full where another
+        adapter would have to go for it or wait for it, else what `lease` raises."""
+        async with self._lease(adapter_id, folder, ahead_of_use=True):
+            pass
+
+    @asynccontextmanager
+    async def _lease(
+        self, adapter_id: str, folder: Folder, *, ahead_of_use: bool
+    ) -> AsyncIterator[None]:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._commands.put_nowait(_Acquire(adapter_id, folder, granted))
+        self._commands.put_nowait(_Acquire(adapter_id, folder, granted, ahead_of_use))
         try:
             async with asyncio.timeout(self._timeout):
                 await granted
@@ -223,8 +239,8 @@ class Residency:
         """The owner task: the only code that changes an entry."""
         while True:
             match await self._commands.get():
-                case _Acquire(id, folder, granted):
-                    self._acquire(id, folder, granted)
+                case _Acquire() as wish:
+                    self._acquire(wish)
                 case _Release(id):
                     self._release(id)
                 case _Evict(id, evicted):
@@ -237,20 +253,23 @@ class Residency:
                     self._unloaded(id, error)
             self._fill()
 
-    def _acquire(self, id: str, folder: Folder, granted: asyncio.Future[None]) -> None:
-        if granted.done():
+    def _acquire(self, wish: _Acquire) -> None:
+        if wish.granted.done():
             return
-        entry = self._entries.get(id)
+        entry = self._entries.get(wish.id)
         if entry is None:
-            entry = self._entries[id] = _Entry(folder)
-            self._wanted.append(id)
+            if wish.ahead_of_use and len(self._entries) >= self._capacity:
+                wish.granted.set_exception(Full())
+                return
+            entry = self._entries[wish.id] = _Entry(wish.folder)
+            self._wanted.append(wish.id)
         elif entry.removing:
-            granted.set_exception(AdapterGone(id))
+            wish.granted.set_exception(AdapterGone(wish.id))
             return
-        entry.folder = folder
+        entry.folder = wish.folder
         entry.leaving = False
         _answer(entry.evicting, False)
-        entry.waiting.append(granted)
+        entry.waiting.append(wish.granted)
         if entry.state is _State.RESIDENT:
             self._grant(entry)
 

@@ -66,7 +66,7 @@ class Service:
             residency = await stack.enter_async_context(Residency(timed, settings.max_resident))
             metrics.count(residency, generator)
             models = await stack.enter_async_context(Models(engine.base_model, store))
-            registration = Registration(residency, store, settings.max_resident)
+            registration = Registration(residency, store)
             jobs = await stack.enter_async_context(
                 Jobs(
                     *(store, chunker, generator, generator_name),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.residency import AdapterGone, EngineRefused, EngineStopped, NoRoom, Residency
+from server.residency import AdapterGone, EngineRefused, EngineStopped, Full, NoRoom, Residency
 
 pytestmark = pytest.mark.anyio
 
@@ -154,6 +154,32 @@ async def test_no_more_is_evicted_than_is_wanted() -> None:
         assert residency.resident == {"b", "c", "d"}
         for holder in wanting:
             await holder.end()
+
+
+async def test_loading_ahead_of_use_fills_what_is_free_and_nothing_goes_for_it() -> None:
+    async with residency_of(3) as (residency, engine):
+        async with residency.lease("idle", folder):
+            pass
+        ahead = [residency.preload(f"new {number}", folder) for number in range(8)]
+        answers = await asyncio.gather(*ahead, return_exceptions=True)
+        assert [type(answer) for answer in answers[2:]] == [Full] * 6
+        assert engine.log == ["load idle", "load new 0", "load new 1"]
+        assert residency.leases("new 0") == 0
+        async with residency.lease("next", folder):
+            assert residency.resident == {"new 0", "new 1", "next"}
+
+
+async def test_loading_ahead_of_use_takes_no_place_that_a_request_waits_for() -> None:
+    async with residency_of(1) as (residency, engine):
+        first, second = Holder(residency, "a"), Holder(residency, "b")
+        await settle()
+        ending = asyncio.create_task(first.end())
+        with pytest.raises(Full):
+            await residency.preload("c", folder)
+        await ending
+        assert second.leased
+        assert engine.log == ["load a", "unload a", "load b"]
+        await second.end()
 
 
 async def test_a_request_waits_while_all_adapters_are_leased_and_goes_on_when_one_is_free() -> None:
