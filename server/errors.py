@@ -1,6 +1,9 @@
 """Errors of the API, and the one place that turns an error into an answer.
 
-Every error leaves the server in OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`.
+Every error of ours has OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, with a
+word as `code`. What vLLM's own routes refuse has vLLM's: there `code` is the HTTP status, a number,
+and `/v1/messages` answers as Anthropic does.
+
 OpenAI's clients retry 408, 409, 429 and everything from 500 on unless the answer carries
 `x-should-retry: false`; an error says with `retry` whether trying again can help.
 """
@@ -182,7 +185,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """OpenAI's error shape, used for every error of this server."""
+    """OpenAI's error shape, as all errors have it but those that vLLM's own routes answer with."""
 
     error: ErrorDetail
 
@@ -306,7 +309,7 @@ class Route(APIRoute):
 
 
 def install(app: FastAPI) -> None:
-    """Replace the app's handlers so that every error leaves in OpenAI's shape."""
+    """Replace the app's handlers so that every exception leaves in OpenAI's shape."""
 
     @app.exception_handler(ApiError)
     async def _api_error(_request: Request, error: ApiError) -> Response:
