@@ -46,7 +46,8 @@ async def _answer(connection: AsyncConnection, new: NewAdapter) -> RowMapping | 
     while (found := await rows.first(connection, query)) is not None:
         if found["expires_at"] is None or found["expires_at"] > time.time():
             return found
-        # expired and not yet reaped; it must not hold the place of the new one
+        # expired and not yet reaped; it must not hold the place of the new one. Its files are for
+        # whoever asks for `deleted` adapters
         await rows.update(connection, found["id"], None, {"deleted_at": time.time()})
         await names.leave(connection, found)
     return None
@@ -71,7 +72,7 @@ async def _reuse(connection: AsyncConnection, found: RowMapping, new: NewAdapter
 
 async def _insert(connection: AsyncConnection, new: NewAdapter, text: Staged) -> RowMapping:
     await rows.hold_blob(connection, text)
-    donor = await _donor(connection, new) if new.name is not None else None
+    donor = None if new.name is None else await ready_twin(connection, new.tenant, new.fingerprint)
     now = time.time()
     outcome = (
         {"tokens": new.tokens, "chunks": new.chunks}
@@ -120,12 +121,14 @@ async def _insert(connection: AsyncConnection, new: NewAdapter, text: Staged) ->
     return named
 
 
-async def _donor(connection: AsyncConnection, new: NewAdapter) -> RowMapping | None:
+async def ready_twin(
+    connection: AsyncConnection, tenant: str, fingerprint: str
+) -> RowMapping | None:
     """A ready adapter of the same content under another name, whose weights will do here too."""
     return await rows.first(
         connection,
         sa.select(adapters)
-        .where(adapters.c.tenant == new.tenant, adapters.c.fingerprint == new.fingerprint, ANSWERS)
+        .where(adapters.c.tenant == tenant, adapters.c.fingerprint == fingerprint, ANSWERS)
         .where(adapters.c.status == AdapterStatus.READY, rows.visible())
         .limit(1)
         .with_for_update(),

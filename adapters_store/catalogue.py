@@ -14,7 +14,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from adapters_store import names, rows
-from adapters_store.adding import LostRace, find_or_insert
+from adapters_store.adding import OUTCOME, LostRace, find_or_insert, ready_twin
 from adapters_store.blobs import Staged
 from adapters_store.database import Database
 from adapters_store.errors import AdapterNotFound
@@ -152,6 +152,14 @@ class Catalogue:
         )
 
     @whole
+    async def deleted(self, after: str | None, limit: int) -> tuple[str, ...]:
+        query = sa.select(adapters.c.id).where(adapters.c.deleted_at.is_not(None))
+        if after is not None:
+            query = query.where(adapters.c.id > after)
+        async with self._database.read() as connection:
+            return tuple(await connection.scalars(query.order_by(adapters.c.id).limit(limit)))
+
+    @whole
     async def counts(self) -> dict[AdapterStatus, int]:
         query = (
             sa.select(adapters.c.status, sa.func.count())
@@ -215,6 +223,22 @@ class Catalogue:
             if row["version"] is not None:
                 await names.move_forward(connection, row)
             await place()
+            return rows.adapter_of(row)
+
+    @whole
+    async def adopt(self, adapter_id: str) -> Adapter | None:
+        """The adapter becomes ready with a twin's weights; see `AdapterStore.adopt`."""
+        async with self._database.write() as connection:
+            row = await rows.by_id(connection, adapter_id, lock=True)
+            twin = await ready_twin(connection, row["tenant"], row["fingerprint"])
+            if twin is None:
+                return None
+            outcome = {column: twin[column] for column in OUTCOME}
+            row = await rows.must_update(
+                connection, adapter_id, CLAIMED, {"status": AdapterStatus.READY, **outcome}
+            )
+            if row["version"] is not None:
+                await names.move_forward(connection, row)
             return rows.adapter_of(row)
 
     @whole

@@ -63,8 +63,8 @@ class Progress:
 class NewAdapter:
     """What the caller knows when a document comes in.
 
-    `fingerprint` identifies the outcome: source, generator and options, hashed by the caller.
-    The tenant is not part of it; the store never shares a row between tenants. Raises
+    `fingerprint` identifies the outcome: source, generator, base model and options, hashed by the
+    caller. The tenant is not part of it; the store never shares a row between tenants. Raises
     ValueError for a name that is empty or could be taken for an adapter ID.
     """
 

@@ -228,6 +228,14 @@ class AdapterStore:
         }
         return await to_its_end(self._commit(adapter_id, staged, outcome))
 
+    async def adopt(self, adapter_id: str) -> Adapter | None:
+        """Makes a claimed adapter ready with the weights of a ready one of the same content.
+
+        Its tenant's adapter with the same fingerprint under another name is meant: content that
+        came twice at once is generated once. None if there is none; raises as `advance` does.
+        """
+        return await self._catalogue.adopt(adapter_id)
+
     async def record_timings(self, adapter_id: str, **milliseconds: float) -> Adapter:
         """Adds stages (extract, generate, store, register) to `timings_ms`."""
         return await self._catalogue.record_timings(adapter_id, milliseconds)
@@ -259,7 +267,8 @@ class AdapterStore:
         """Makes an adapter invisible for good; raises AdapterNotFound.
 
         Its name goes back to the newest ready version that remains, or is gone. The files stay
-        until `purge`, which belongs after the last use of the weights; `open` purges too.
+        until `purge`, which belongs after the last use of the weights; `deleted` tells what is
+        still to be purged, and `open` purges too.
         """
         await self._catalogue.delete(tenant, adapter_id)
 
@@ -281,6 +290,14 @@ class AdapterStore:
         """Adapters of all tenants past their expiry, for the caller to `delete` and `purge`."""
         _check_limit(limit)
         return await self._catalogue.expired(time.time() if now is None else now, limit)
+
+    async def deleted(self, *, after: str | None = None, limit: int = 100) -> tuple[str, ...]:
+        """IDs of all tenants' adapters that wait for their `purge`, from beyond the ID `after`.
+
+        Not only what `delete` deleted: an expired adapter makes way for an upload of its content.
+        """
+        _check_limit(limit)
+        return await self._catalogue.deleted(after, limit)
 
     async def counts(self) -> Mapping[AdapterStatus, int]:
         """How many adapters of all tenants have each status."""

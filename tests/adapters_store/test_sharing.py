@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from adapters_store import AdapterStatus, AdapterStore, StoreUnwritable
+from adapters_store import AdapterStatus, AdapterStore, StoreUnwritable, WrongStatus
 from tests.adapters_store.making import (
     assert_files_agree,
     finish,
@@ -145,3 +146,56 @@ async def test_weights_stored_again_repair_what_was_damaged(store: AdapterStore)
     second = await finish(store, adapter.id, b"weights of text")
     assert second.sha256 == first.sha256
     assert damaged.read_bytes() == b"weights of text"
+
+
+async def test_of_two_jobs_with_equal_content_the_second_takes_the_weights_of_the_first(
+    store: AdapterStore,
+) -> None:
+    first = await queue(store, "text", name="handbook")
+    second = await queue(store, "text", name="rules")
+    other = await queue(store, "text", tenant="other")
+    for adapter in (second, other):
+        await store.claim(adapter.id)
+    assert await store.adopt(second.id) is None
+    made = await finish(store, first.id)
+    adopted = await store.adopt(second.id)
+    assert adopted is not None
+    assert (adopted.status, adopted.sha256) == (AdapterStatus.READY, made.sha256)
+    assert (adopted.rank, adopted.tokens, adopted.chunks) == (made.rank, made.tokens, made.chunks)
+    assert (await store.resolve("default", "rules")).id == second.id
+    assert await store.adopt(other.id) is None, "another tenant's"
+    await gone(store, "default", first.id)
+    assert (await store.weights(second.id) / "adapter_model.safetensors").is_file()
+
+
+async def test_a_cancelled_job_adopts_nothing(store: AdapterStore) -> None:
+    first = await queue(store, "text", name="handbook")
+    second = await queue(store, "text", name="rules")
+    await store.claim(second.id)
+    await finish(store, first.id)
+    await store.cancel(second.id)
+    with pytest.raises(WrongStatus):
+        await store.adopt(second.id)
+
+
+async def test_what_is_deleted_is_told_until_it_is_purged(store: AdapterStore) -> None:
+    kept = await ready(store, "kept")
+    going = [(await queue(store, f"text {number}")).id for number in range(3)]
+    for adapter_id in going:
+        await store.delete("default", adapter_id)
+    first = await store.deleted(limit=2)
+    assert sorted([*first, *await store.deleted(after=first[-1])]) == sorted(going)
+    for adapter_id in going:
+        await store.purge(adapter_id)
+    assert await store.deleted() == ()
+    assert await store.get("default", kept.id) == kept
+
+
+async def test_an_expired_adapter_that_made_way_for_its_content_is_told_as_deleted(
+    store: AdapterStore,
+) -> None:
+    first = await queue(store, "text", expires_at=time.time() + 0.05)
+    await asyncio.sleep(0.06)
+    await queue(store, "text")
+    assert await store.expired() == ()
+    assert await store.deleted() == (first.id,)
