@@ -20,7 +20,8 @@ class Removal:
     """Deletes adapters; an async context manager that also removes expired ones.
 
     A deleted adapter is invisible at once. Its files go after the last request that uses it; what
-    a stopped server did not get to is cleared away by the store's next start.
+    could not be cleared away is tried again with the next sweep, and what a stopped server did not
+    get to is cleared away by the store's next start.
     """
 
     def __init__(
@@ -30,10 +31,11 @@ class Removal:
         self._residency = residency
         self._jobs = jobs
         self._changes = changes
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeping: asyncio.Task[None] | None = None
+        self._clearing: dict[str, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
-        self._start(asyncio.create_task(self._sweep()))
+        self._sweeping = asyncio.create_task(self._sweep_regularly())
         return self
 
     async def __aexit__(
@@ -42,36 +44,52 @@ class Removal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
+        assert self._sweeping is not None
+        tasks = [self._sweeping, *self._clearing.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def remove(self, tenant: str, adapter_id: str) -> None:
         """Delete an adapter; its files follow on their own. Raises AdapterNotFound."""
         await self._store.delete(tenant, adapter_id)
-        self._changes.announce(adapter_id)
-        self._start(asyncio.create_task(self._clear(adapter_id)))
+        self._clear(adapter_id)
 
-    async def _clear(self, adapter_id: str) -> None:
+    async def sweep(self) -> None:
+        """Remove what has expired, and begin to clear away what else is deleted. Raises StoreError.
+
+        That is what expired and made way for an upload before a sweep saw it, and what could not
+        be cleared away before.
+        """
+        while expired := await self._store.expired():
+            for adapter in expired:
+                log.info("%s has expired", adapter.id)
+                with suppress(AdapterNotFound):  # deleted in the meantime
+                    await self.remove(adapter.tenant, adapter.id)
+        last = None
+        while deleted := await self._store.deleted(after=last):
+            last = deleted[-1]
+            for adapter_id in deleted:
+                self._clear(adapter_id)
+
+    async def _sweep_regularly(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except StoreError as error:
+                log.warning("expired adapters are not removed now: %s", error)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    def _clear(self, adapter_id: str) -> None:
+        if adapter_id not in self._clearing:
+            task = self._clearing[adapter_id] = asyncio.create_task(self._clear_away(adapter_id))
+            task.add_done_callback(lambda _: self._clearing.pop(adapter_id))
+            self._changes.announce(adapter_id)
+
+    async def _clear_away(self, adapter_id: str) -> None:
         try:
             await self._jobs.stop(adapter_id)
             await self._residency.remove(adapter_id)
             await self._store.purge(adapter_id)
         except Exception:
-            log.exception("the files of %s stay until the next start", adapter_id)
-
-    async def _sweep(self) -> None:
-        while True:
-            try:
-                while expired := await self._store.expired():
-                    for adapter in expired:
-                        log.info("%s has expired", adapter.id)
-                        with suppress(AdapterNotFound):  # deleted in the meantime
-                            await self.remove(adapter.tenant, adapter.id)
-            except StoreError as error:
-                log.warning("expired adapters are not removed now: %s", error)
-            await asyncio.sleep(SWEEP_SECONDS)
-
-    def _start(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            log.exception("the files of %s stay for now", adapter_id)
