@@ -28,10 +28,12 @@ from server.errors import (
     invalid_fields,
 )
 from server.reading.text import read_text, require_text_type
+from server.settings import Settings
 from server.uploads import Form, UploadedFile, limited_body, receive_form
 
 CERTAINLY_TOO_LONG = 16  # characters a token: no prose has so many
 DEFAULT_WAIT_SECONDS = 30.0
+MAX_WAIT_SECONDS: float = Settings.model_fields["max_wait"].default
 MAX_TTL_SECONDS = 10 * 365 * 86400.0
 
 
@@ -75,9 +77,14 @@ class AdapterOptions(BaseModel):
         Field(gt=0, le=MAX_TTL_SECONDS, description="Delete the adapter after this time"),
     ] = None
     wait: Annotated[
-        float,
-        Field(ge=0, description="Seconds to wait for the adapter to be ready; 0: do not wait"),
-    ] = DEFAULT_WAIT_SECONDS
+        float | None,
+        Field(
+            ge=0,
+            description="Seconds to wait for the adapter to be ready; 0: do not wait. At most the "
+            f"server's `--max-wait`, {MAX_WAIT_SECONDS:g} unless set; by default "
+            f"{DEFAULT_WAIT_SECONDS:g}, or the maximum where that is less",
+        ),
+    ] = None
 
 
 class TextUpload(AdapterOptions):
@@ -104,6 +111,7 @@ class Upload:
     param: Literal["file", "text"]  # where the document was
     text: str
     options: AdapterOptions
+    wait: float  # seconds
     source_name: str | None
     source_sha256: str  # of the bytes that came in
     source_bytes: int
@@ -149,8 +157,8 @@ async def receive(request: Request, folder: Path, *, max_bytes: int, max_wait: f
         case "multipart/form-data":
             form = await receive_form(request, max_bytes, folder)
             file, options = _of_form(form)
-            _check_wait(options, max_wait)
-            return await to_thread.run_sync(_read_file, file, options)
+            wait = _wait(options, max_wait)
+            return await to_thread.run_sync(_read_file, file, options, wait)
         case "application/json":
             body = b"".join([piece async for piece in limited_body(request, max_bytes)])
             return await to_thread.run_sync(_read_json, body, max_wait)
@@ -165,16 +173,16 @@ def split(chunker: Chunker, upload: Upload) -> Sequence[Sequence[int]]:
 
     Of a text far beyond the limit only the beginning is tokenised, so that refusing it is cheap.
     """
-    text = upload.text
+    text = upload.text.strip()  # the beginning must not be all white space
     beginning = text[: chunker.max_tokens * CERTAINLY_TOO_LONG]
     try:
         chunks = chunker.split(beginning)
         return chunks if len(beginning) == len(text) else chunker.split(text)
     except DocumentTooLong as error:
         raise DocumentTooLarge(
-            f"The document has {error.tokens:,} tokens or more ({len(text):,} characters); this "
-            f"generator takes at most {error.max_tokens:,} tokens ({error.max_chunks} chunks). "
-            "Split it into several documents.",
+            f"The document has {error.tokens:,} tokens or more ({len(upload.text):,} characters); "
+            f"this generator takes at most {error.max_tokens:,} tokens "
+            f"({error.max_chunks} chunks). Split it into several documents.",
             param=upload.param,
         ) from error
 
@@ -189,7 +197,7 @@ def _of_form(form: Form) -> tuple[UploadedFile, AdapterOptions]:
     if "metadata" in fields:
         try:
             fields["metadata"] = json.loads(fields["metadata"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"metadata: not valid JSON: {error}", param="metadata") from error
     require_text_type(form.files[0].filename, form.files[0].content_type)
     try:
@@ -198,12 +206,11 @@ def _of_form(form: Form) -> tuple[UploadedFile, AdapterOptions]:
         raise invalid_fields(error.errors()) from error
 
 
-def _read_file(file: UploadedFile, options: AdapterOptions) -> Upload:
+def _read_file(file: UploadedFile, options: AdapterOptions, wait: float) -> Upload:
     data = file.path.read_bytes()
     text = read_text(data, param="file")
-    return Upload(
-        "file", text, options, _source_name(file), hashlib.sha256(data).hexdigest(), len(data)
-    )
+    digest = hashlib.sha256(data).hexdigest()
+    return Upload("file", text, options, wait, _source_name(file), digest, len(data))
 
 
 def _source_name(file: UploadedFile) -> str | None:
@@ -217,16 +224,19 @@ def _read_json(body: bytes, max_wait: float) -> Upload:
         upload = TextUpload.model_validate_json(body, strict=True)
     except ValidationError as error:
         raise invalid_fields(error.errors()) from error
-    _check_wait(upload, max_wait)
+    wait = _wait(upload, max_wait)
     data = upload.text.encode("utf-8", "surrogatepass")
     text = read_text(data, param="text")
-    return Upload("text", text, upload, None, hashlib.sha256(data).hexdigest(), len(data))
+    return Upload("text", text, upload, wait, None, hashlib.sha256(data).hexdigest(), len(data))
 
 
-def _check_wait(options: AdapterOptions, max_wait: float) -> None:
+def _wait(options: AdapterOptions, max_wait: float) -> float:
+    if options.wait is None:
+        return min(DEFAULT_WAIT_SECONDS, max_wait)
     if options.wait > max_wait:
         raise InvalidRequest(
             f"wait: {options.wait:g} seconds are more than this server waits ({max_wait:g}); "
             "poll the adapter or read its events instead.",
             param="wait",
         )
+    return options.wait

@@ -45,7 +45,7 @@ AdapterId = Annotated[
     responses=answers(
         {200: "The same document was there already", 202: "Still being made; see `Location`"},
         model=AdapterObject,
-        errors=(400, 413, 415, 500, 503),
+        errors=(400, 404, 409, 413, 415, 500, 503),
     ),
     openapi_extra=dict(REQUEST_BODY),
 )
@@ -55,7 +55,8 @@ async def create_adapter(
     """Uploads a document, as a multipart form with a part `file` or as JSON with a field `text`.
 
     The answer waits up to `wait` seconds for the adapter: 201 when it is ready, 202 when it is
-    still being made. The same content again gives the adapter that is there (200).
+    still being made, 404 or 409 when it is deleted or cancelled meanwhile. The same content again
+    gives the adapter that is there (200).
     """
     async with parts.store.staging() as folder:
         upload = await receive(
@@ -67,7 +68,7 @@ async def create_adapter(
     if upload.options.name == parts.engine.base_model:
         raise errors.InvalidRequest("name: this is the base model's name", param="name")
     adapter, created = await _queue(upload, parts, tenant)
-    adapter = await parts.changes.finished(tenant, adapter.id, upload.options.wait)
+    adapter = await parts.changes.finished(tenant, adapter.id, upload.wait)
     response.headers["location"] = f"/v1/adapters/{adapter.id}"
     response.status_code = _outcome(adapter, created)
     return AdapterObject.of(adapter, parts.residency.resident)
@@ -77,13 +78,12 @@ async def _queue(upload: Upload, parts: Service, tenant: str) -> tuple[Adapter, 
     """Keep the document and queue its adapter, once its chunks are known to be within bounds."""
     chunks = await to_thread.run_sync(split, parts.chunker, upload)
     data = upload.text.encode()
-    outcome = [hashlib.sha256(data).hexdigest(), parts.generator_name, AdapterKind.DOCUMENT]
     ttl = upload.options.ttl_seconds
     adapter, created = await parts.store.add(
         NewAdapter(
             base_model=parts.engine.base_model,
             generator=parts.generator_name,
-            fingerprint=hashlib.sha256(json.dumps(outcome).encode()).hexdigest(),
+            fingerprint=_fingerprint(data, parts),
             source_sha256=upload.source_sha256,
             source_bytes=upload.source_bytes,
             tenant=tenant,
@@ -99,6 +99,17 @@ async def _queue(upload: Upload, parts: Service, tenant: str) -> tuple[Adapter, 
     if created and adapter.status is AdapterStatus.QUEUED:
         parts.jobs.submit(adapter.id)
     return adapter, created
+
+
+def _fingerprint(text: bytes, parts: Service) -> str:
+    """Equal for what would become the same adapter."""
+    outcome = [
+        hashlib.sha256(text).hexdigest(),
+        parts.generator_name,
+        parts.engine.base_model,  # an adapter answers for this one only, see require_ready
+        AdapterKind.DOCUMENT,
+    ]
+    return hashlib.sha256(json.dumps(outcome).encode()).hexdigest()
 
 
 def _outcome(adapter: Adapter, created: bool) -> int:
@@ -223,7 +234,7 @@ async def load_adapter(adapter_id: AdapterId, parts: Parts, tenant: Tenant) -> A
 async def evict_adapter(adapter_id: AdapterId, parts: Parts, tenant: Tenant) -> AdapterObject:
     """Frees the adapter's place in the engine; its weights are kept, and its next use loads it.
 
-    An adapter in use goes with its last request.
+    An adapter in use goes with its last request, unless another request comes before that.
     """
     await _ready(adapter_id, parts, tenant)
     await parts.residency.evict(adapter_id)
