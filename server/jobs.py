@@ -1,18 +1,22 @@
 """From a queued row to a ready adapter.
 
-Workers take adapter IDs from a queue; the catalogue's unfinished rows are its truth, so what a
+Workers take adapters from a queue; the catalogue's unfinished rows are its truth, so what a
 stopped server left behind is taken up again at the next start. Several documents are in work at
-once, so that the generator process can share its batches among them.
+once, so that the generator process can share its batches among them. A job whose beginning or end
+the store cannot note now waits until it can.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from anyio import to_thread
 
@@ -22,6 +26,8 @@ from adapters_store import (
     AdapterStatus,
     AdapterStore,
     StoreError,
+    StoreUnavailable,
+    StoreUnwritable,
     WrongStatus,
 )
 from generator.chunks import Chunker
@@ -33,6 +39,9 @@ from server.registration import Registration
 log = logging.getLogger(__name__)
 
 Chunks = Sequence[Sequence[int]]
+T = TypeVar("T")
+
+PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class Jobs:
@@ -61,7 +70,9 @@ class Jobs:
         self._changes = changes
         self._metrics = metrics
         self._number = workers
-        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._queue: asyncio.Queue[Adapter] = asyncio.Queue()
+        self._known: set[str] = set()  # submitted and not yet done with
+        self._equal: dict[tuple[str, str], deque[Adapter]] = {}  # behind one that is being made
         self._running: dict[str, asyncio.Task[None]] = {}
         self._workers: list[asyncio.Task[None]] = []
 
@@ -70,7 +81,7 @@ class Jobs:
         while left := await self._store.unfinished(after=last):
             last = left[-1].id
             for adapter in left:
-                self.submit(adapter.id)
+                self.submit(adapter)
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._number)]
         return self
 
@@ -84,68 +95,102 @@ class Jobs:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
 
-    def submit(self, adapter_id: str) -> None:
-        """Make this adapter when a worker is free."""
-        self._queue.put_nowait(adapter_id)
+    def submit(self, adapter: Adapter) -> None:
+        """Make this adapter when a worker is free. One that is on its way already is left alone."""
+        if adapter.id not in self._known:
+            self._known.add(adapter.id)
+            self._queue.put_nowait(adapter)
 
     async def stop(self, adapter_id: str) -> None:
-        """Give up a job that is running; when this returns it touches nothing any more."""
+        """End the work on an adapter that was cancelled or deleted; when this returns nothing
+        touches it any more."""
         if task := self._running.get(adapter_id):
             task.cancel()
             await asyncio.wait([task])
 
     async def _work(self) -> None:
+        """Take what is queued. Of equal content one is made at a time: the next takes its weights,
+        or is made itself if there are none."""
         while True:
-            adapter_id = await self._queue.get()
-            task = self._running[adapter_id] = asyncio.create_task(self._run(adapter_id))
-            try:
-                await asyncio.wait([task])
-            finally:
-                task.cancel()  # when the worker itself is cancelled: the server is stopping
-                await asyncio.gather(task, return_exceptions=True)
-                del self._running[adapter_id]
+            adapter = await self._queue.get()
+            content = adapter.tenant, adapter.fingerprint
+            if content in self._equal:
+                self._equal[content].append(adapter)
+                continue
+            equal = self._equal[content] = deque([adapter])
+            while equal:
+                await self._finish(equal.popleft().id)
+            del self._equal[content]
+
+    async def _finish(self, adapter_id: str) -> None:
+        task = self._running[adapter_id] = asyncio.create_task(self._run(adapter_id))
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()  # when the worker itself is cancelled: the server is stopping
+            await asyncio.gather(task, return_exceptions=True)
+            del self._running[adapter_id]
+            self._known.discard(adapter_id)
 
     async def _run(self, adapter_id: str) -> None:
         try:
-            adapter = await self._store.claim(adapter_id)
-            if adapter is None:  # cancelled or deleted while it was queued
-                return
-            self._changes.announce(adapter_id)
-            await self._settle(adapter)
-        except StoreError:  # not even the failure could be noted; the next start takes it up
+            while await self._attempt(adapter_id):
+                pass
+        except asyncio.CancelledError:
+            with suppress(StoreError):
+                await self._store.release(adapter_id)
+            raise
+        except (AdapterNotFound, WrongStatus):
+            log.info("%s was deleted or cancelled while it was made", adapter_id)
+        except Exception:  # the same content again, or the next start, takes it up
             log.exception("%s was left unfinished", adapter_id)
         finally:
             self._changes.announce(adapter_id)
 
-    async def _settle(self, adapter: Adapter) -> None:
-        """Make the adapter, or note why that was not possible."""
+    async def _attempt(self, adapter_id: str) -> bool:
+        """Make the adapter, or note why that was not possible. True: it is to be tried again.
+
+        Raises AdapterNotFound, WrongStatus: it was deleted or cancelled meanwhile.
+        """
+        adapter = await _insist(partial(self._store.claim, adapter_id))
+        if adapter is None:  # cancelled or deleted while it was queued
+            return False
+        self._changes.announce(adapter_id)
         try:
             await self._make(adapter)
-        except asyncio.CancelledError:
-            with suppress(StoreError):
-                await self._store.release(adapter.id)
-            raise
         except (AdapterNotFound, WrongStatus):
-            log.info("%s was deleted or cancelled while it was made", adapter.id)
+            raise
         except GeneratorDied as error:
-            log.warning("%s: %s", adapter.id, error)
-            again = await self._store.retry(adapter.id, "generator_died", f"{error}, twice")
-            if again.status is AdapterStatus.QUEUED:
-                self.submit(adapter.id)
+            return await self._retry(adapter_id, error)
         except GenerationRefused as error:
-            await self._fail(adapter, error.code, str(error))
+            await self._fail(adapter_id, error.code, str(error))
         except StoreError as error:
-            log.error("%s: %s", adapter.id, error)
-            await self._fail(adapter, "storage_failed", "The adapter could not be stored.")
+            log.error("%s: %s", adapter_id, error)
+            await self._fail(adapter_id, "storage_failed", "The adapter could not be stored.")
         except Exception:
-            log.exception("%s failed", adapter.id)
-            await self._fail(adapter, "internal_error", "A defect of the server; it was logged.")
+            log.exception("%s failed", adapter_id)
+            await self._fail(adapter_id, "internal_error", "A defect of the server; it was logged.")
+        return False
 
-    async def _fail(self, adapter: Adapter, code: str, message: str) -> None:
-        log.warning("%s failed: %s", adapter.id, message)
-        await self._store.fail(adapter.id, code, message)
+    async def _retry(self, adapter_id: str, error: GeneratorDied) -> bool:
+        log.warning("%s: %s", adapter_id, error)
+        retry = partial(self._store.retry, adapter_id, "generator_died", f"{error}, twice")
+        again = await _insist(retry)
+        self._changes.announce(adapter_id)
+        return again.status is AdapterStatus.QUEUED
+
+    async def _fail(self, adapter_id: str, code: str, message: str) -> None:
+        log.warning("%s failed: %s", adapter_id, message)
+        await _insist(partial(self._store.fail, adapter_id, code, message))
 
     async def _make(self, adapter: Adapter) -> None:
+        if await _insist(partial(self._store.adopt, adapter.id)) is None:
+            await self._generate(adapter)
+        else:
+            log.info("%s is ready: the same content was made under another name", adapter.id)
+        await self._registration.preload(adapter.id)
+
+    async def _generate(self, adapter: Adapter) -> None:
         if adapter.generator != self._generator_name:
             raise GenerationRefused(
                 "generator_changed",
@@ -157,7 +202,7 @@ class Jobs:
         chunks = await to_thread.run_sync(self._chunker.split, text)
         extracted = time.perf_counter()
         async with self._store.staging() as folder:
-            generated = await self._generate(adapter.id, chunks, folder)
+            generated = await self._generated(adapter.id, chunks, folder)
             done = time.perf_counter()
             await self._store.advance(adapter.id, AdapterStatus.STORING)
             self._changes.announce(adapter.id)
@@ -183,9 +228,8 @@ class Jobs:
             *(adapter.id, generated.tokens, generated.chunks, generated.rank),
             sum(stages.values()) * 1000,
         )
-        await self._registration.preload(adapter.id)
 
-    async def _generate(self, adapter_id: str, chunks: Chunks, folder: Path) -> Generated:
+    async def _generated(self, adapter_id: str, chunks: Chunks, folder: Path) -> Generated:
         reports: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
         reporter = asyncio.create_task(self._report(adapter_id, reports))
         try:
@@ -204,3 +248,14 @@ class Jobs:
                 done, total = reports.get_nowait()
             await self._store.progress(adapter_id, done, total)
             self._changes.announce(adapter_id)
+
+
+async def _insist(step: Callable[[], Awaitable[T]]) -> T:
+    """Take a step in the store, again and again while its disk is full or it does not answer."""
+    for pause in chain(PAUSES_SECONDS, repeat(PAUSES_SECONDS[-1])):
+        try:
+            return await step()
+        except (StoreUnwritable, StoreUnavailable) as error:
+            log.warning("a job waits %g s for the store: %s", pause, error)
+            await asyncio.sleep(pause)
+    raise AssertionError("unreachable")

@@ -96,8 +96,8 @@ async def _queue(upload: Upload, parts: Service, tenant: str) -> tuple[Adapter, 
         ),
         data,
     )
-    if created and adapter.status is AdapterStatus.QUEUED:
-        parts.jobs.submit(adapter.id)
+    if not adapter.status.terminal:  # also one that is not new: its job may have been left behind
+        parts.jobs.submit(adapter)
     return adapter, created
 
 
@@ -195,14 +195,14 @@ async def follow_adapter(
 async def cancel_adapter(adapter_id: AdapterId, parts: Parts, tenant: Tenant) -> AdapterObject:
     """Gives up a queued or running job. A finished adapter stays what it is (409)."""
     await parts.store.get(tenant, adapter_id)
-    await parts.jobs.stop(adapter_id)
-    adapter = await parts.store.cancel(adapter_id)
-    parts.changes.announce(adapter_id)
+    adapter = await parts.store.cancel(adapter_id)  # first: if it cannot be, the job goes on
     if adapter.status is not AdapterStatus.CANCELLED:
         raise errors.AdapterStateConflict(
             f"The adapter {adapter_id!r} is {adapter.status} already and cannot be cancelled.",
             param="adapter_id",
         )
+    await parts.jobs.stop(adapter_id)
+    parts.changes.announce(adapter_id)
     return AdapterObject.of(adapter, parts.residency.resident)
 
 
