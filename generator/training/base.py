@@ -37,7 +37,7 @@ class Reading:
 
 
 # short documents first: copying from the context appears within minutes there
-PHASES = (
+PHASES: tuple[Phase, ...] = (
     Phase(0.35, {"reading": Reading(128, 40, (1, 3), (1, 1), (0, 1))}),
     Phase(0.30, {"reading": Reading(256, 20, (2, 7), (1, 2), (0, 3))}),
     Phase(0.35, {"reading": Reading(512, 12, (3, 20), (1, 6), (0, 14))}),

@@ -64,7 +64,7 @@ class Study:
 
 
 # one fact first: with several at once the loss stays on the prior for long
-PHASES = (
+PHASES: tuple[Phase, ...] = (
     Phase(0.06, {"study": Study(64, 1, 48, 2, 32, (1, 1), (0, 1))}),
     Phase(0.12, {"study": Study(48, 1, 80, 3, 32, (1, 3), (0, 1))}),
     Phase(0.45, {"study": Study(32, 1, 128, 5, 32, (1, 6), (0, 4), idle=2, company=3)}),
