@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -68,13 +69,25 @@ class Chunker:
         ``max_chunk_tokens`` may shorten or lengthen the chunks. Raises InvalidGenerator.
         """
         config = read_config(folder)
-        return cls(
-            _tokenizer(config.encoder_path),
-            config.prompt,
-            max_chunk_tokens=max_chunk_tokens or config.max_chunk_tokens,
-            max_chunks=config.max_chunks,
-            chunking=config.chunking,
-        )
+        path = config.encoder_path
+        try:
+            chunker = cls(
+                AutoTokenizer.from_pretrained(path),
+                config.prompt,
+                max_chunk_tokens=max_chunk_tokens or config.max_chunk_tokens,
+                max_chunks=config.max_chunks,
+                chunking=config.chunking,
+            )
+            tokens = chunker._encoded(chunker._rendered("text"))["input_ids"]
+        except Exception as error:  # broken files raise whatever they happen to break
+            reason = str(error).strip().partition("\n")[0]
+            raise InvalidGenerator(
+                f"the tokenizer of the context encoder {path} does not work: "
+                f"{type(error).__name__}: {reason}"
+            ) from error
+        if not tokens:  # without its files, some kinds of tokenizer are made empty
+            raise InvalidGenerator(f"the context encoder {path} has no tokenizer")
+        return chunker
 
     @property
     def max_tokens(self) -> int:
@@ -90,13 +103,7 @@ class Chunker:
         if not text:
             raise EmptyDocument
         rendered = self._rendered(text)
-        # verbose off: a document longer than the model's window is what chunks are for
-        encoded = self._tokenizer(
-            rendered,
-            add_special_tokens=False,
-            return_offsets_mapping=self._chunking == "passages",
-            verbose=False,
-        )
+        encoded = self._encoded(rendered)
         ids: list[int] = encoded["input_ids"]
         if len(ids) > self.max_tokens:
             raise DocumentTooLong(
@@ -121,17 +128,14 @@ class Chunker:
         )
         return rendered
 
-
-def _tokenizer(path: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # broken files raise whatever they happen to break
-        reason = str(error).strip().partition("\n")[0]
-        raise InvalidGenerator(
-            f"the tokenizer of the context encoder {path} cannot be loaded: "
-            f"{type(error).__name__}: {reason}"
-        ) from error
-    return tokenizer
+    def _encoded(self, rendered: str) -> Any:
+        # verbose off: a document longer than the model's window is what chunks are for
+        return self._tokenizer(
+            rendered,
+            add_special_tokens=False,
+            return_offsets_mapping=self._chunking == "passages",
+            verbose=False,
+        )
 
 
 def even_cuts(tokens: int, max_chunk_tokens: int) -> list[int]:

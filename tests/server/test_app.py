@@ -104,15 +104,22 @@ def test_a_catalogue_that_is_none_is_told(
     assert "a catalogue's URL is sqlite:///" in run_until_refused(settings, monkeypatch)
 
 
-def test_a_base_model_without_a_tokenizer_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("files", "content", "says"),
+    [
+        ("tokenizer*", None, "has no tokenizer"),
+        ("tokenizer.json", "{}", "does not work: "),
+        ("chat_template.jinja", None, "does not work: ValueError"),
+    ],
+)
+def test_a_base_model_without_a_tokenizer_that_works_is_told(
+    files: str, content: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = generator_folder(tmp_path)
-    for file in (tmp_path / "base").glob("tokenizer*"):
-        file.unlink()
+    for file in list((tmp_path / "base").glob(files)):
+        file.unlink() if content is None else file.write_text(content)
     settings = Settings(generator=generator, data_dir=tmp_path / "data")
-    says = run_until_refused(settings, monkeypatch)
-    assert f"the tokenizer of the context encoder {tmp_path / 'base'} cannot be loaded" in says
+    assert f"{tmp_path / 'base'} {says}" in run_until_refused(settings, monkeypatch)
     assert not (tmp_path / "data").exists()
 
 

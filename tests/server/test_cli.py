@@ -125,7 +125,7 @@ class Server:
         return {
             **{"id": f"adp_{file.stem}", "name": None, "source_name": file.name},
             **{"status": "ready", "progress": {"done": 1, "total": 1}, "error": None},
-            **{"tokens": 3, "chunks": 1, "rank": 2, "timings_ms": {}},
+            **{"tokens": 3, "chunks": 1, "rank": 2, "bytes": 9, "timings_ms": {}},
         }
 
     def follow(self, adapter_id: str) -> Iterator[dict[str, Any]]:
