@@ -94,10 +94,13 @@ async def test_an_adapter_that_does_not_fit_never_reaches_vllm(on: Bench) -> Non
     assert on.names == {}
 
 
-async def test_an_adapter_that_vllm_refuses_is_not_known(on: Bench) -> None:
-    on.client.error = ValueError("no such thing")
-    with pytest.raises(EngineRefused, match="no such thing"):
+async def test_an_adapter_that_vllm_refuses_is_not_known_and_its_words_are_for_the_log(
+    on: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    on.client.error = ValueError("no such thing in /var/lib")
+    with pytest.raises(EngineRefused, match=r"does not load the adapter adp_1\.$"):
         await on.engine.load("adp_1", on.folder)
+    assert "no such thing in /var/lib" in caplog.text
     assert on.names == {}
 
 
