@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="Make a generator folder of a published checkpoint.", no_args_is_help=True
-)
+app = typer.Typer(help="Make a generator folder of a published checkpoint.", no_args_is_help=True)
 
 
 @app.callback()

@@ -30,11 +30,12 @@ GEMMA_2 = Family(
   {%- set system, turns = messages[0]['content'], messages[1:] -%}
 {%- endif -%}
 {%- for message in turns -%}
-  {{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' -}}
-  {%- if message['role'] == 'user' and loop.first and system is defined -%}
+  {%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}
+  {{- '<start_of_turn>' + role + '\n' -}}
+  {%- if role == 'user' and loop.first and system is defined -%}
     {{- system + '\n\n' -}}
   {%- endif -%}
-  {{- message['content'] if message['role'] == 'assistant' else message['content'] | trim -}}
+  {{- message['content'] if role == 'model' else message['content'] | trim -}}
   {{- '<end_of_turn>\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}

@@ -235,4 +235,3 @@ def _unused_biases(config: HypernetworkConfig) -> dict[str, list[int]]:
         for module, widths in config.modules.items()
         for side, width in zip(("bias_A", "bias_B"), widths, strict=True)
     }
-

@@ -125,7 +125,9 @@ def pickle_record(archive: zipfile.ZipFile) -> str:
     """The name of the record that holds the pickle. Raises Refused if there is not exactly one."""
     records = [name for name in archive.namelist() if name.rpartition("/")[2] == PICKLE]
     if len(records) != 1:
-        raise Refused(f"it is a zip archive with {len(records)} records {PICKLE}, not of torch.save")
+        raise Refused(
+            f"it is a zip archive with {len(records)} records {PICKLE}, not of torch.save"
+        )
     return records[0]
 
 
