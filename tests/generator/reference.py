@@ -38,7 +38,8 @@ class Case:
         choices = Choices(
             base=str(self.folder / "base_model"),
             prompt_format=prompt_format,
-            max_chunk_tokens=self.info["info"]["max_ctx_chunk_len"],
+            # makes one chunk of the first text, and of the third the published three
+            max_chunk_tokens=self.io["c1.ctx_ids"].shape[1],
         )
         import_doc_to_lora(self.folder / "checkpoint-1" / "pytorch_model.bin", self.native, choices)
 

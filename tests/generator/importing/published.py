@@ -209,7 +209,7 @@ def _pre_head(prefix: str, per_layer: bool) -> dict[str, tuple[int, ...]]:
 
 
 def _share(tensors: dict[str, Tensor], prefix: str, blocks: int, period: int) -> None:
-    """Blocks from the third on have the second's cross-attention, all the first's self-attention."""
+    """Later blocks have the second's cross-attention; all have the first's self-attention."""
     for index in range(blocks * period):
         block, position = divmod(index, period)
         first = 1 if position == 0 else 0
