@@ -55,7 +55,9 @@ def doc_to_lora(
     try:
         config = import_doc_to_lora(checkpoint, out, choices)
     except (CannotImport, OSError) as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        # names in a checkpoint are others' choice, and must not steer the terminal
+        shown = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+        typer.secho(f"error: {shown}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
     typer.echo(
         f"{out}  {', '.join(config.hypernetwork.modules)} of {config.base_model}, "

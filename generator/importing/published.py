@@ -61,7 +61,7 @@ class _Context(_Published):
 
 
 class _Checkpoint(_Published):
-    base_model_name_or_path: str
+    base_model_name_or_path: Annotated[str, Field(min_length=1)]
     hypernet_config: _Hypernetwork
     ctx_encoder_args: _Context
 
@@ -98,7 +98,7 @@ def read_settings(file: TorchFile) -> Settings:
     return Settings(
         base_model=base,
         base_hidden_size=checkpoint.hypernet_config.base_hidden_size,
-        context_encoder=None if encoder == base else encoder,
+        context_encoder=None if encoder in (None, "", base) else encoder,
         hypernetwork=_hypernetwork(file, checkpoint.hypernet_config, context),
     )
 

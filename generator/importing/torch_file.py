@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from generator.importing.unpickling import pickle_record
+from generator.importing.unpickling import PICKLE, pickle_record
 
 BLOCK_BYTES = 16 * 2**20
 
@@ -47,8 +47,12 @@ class TorchFile:
         self.tensors = {name: self.reference(name, x) for name, x in described["tensors"].items()}
         self.values: dict[str, Any] = described["values"]
         self._archive = zipfile.ZipFile(path)
-        self._folder = pickle_record(self._archive).rpartition("/")[0]
-        if self._text("byteorder", "little") != "little":
+        folder = pickle_record(self._archive).removesuffix(PICKLE)
+        # by their names inside the folder that torch.save puts all of them in
+        self._records = {
+            record.filename.removeprefix(folder): record for record in self._archive.infolist()
+        }
+        if "byteorder" in self._records and self._bytes("byteorder", "byteorder") != b"little":
             raise InvalidCheckpoint(f"{path}: its numbers are big-endian, they must be little")
 
     def reference(self, name: str, described: object) -> TensorReference:
@@ -60,26 +64,25 @@ class TorchFile:
 
     def read(self, name: str, reference: TensorReference) -> Tensor:
         """The tensor, in its own type. Raises InvalidCheckpoint, calling it ``name``."""
-        numbers = torch.frombuffer(
-            self._bytes(name, reference), dtype=getattr(torch, reference.dtype)
-        )
+        content = self._bytes(name, f"data/{reference.record}")
         try:
+            numbers = torch.frombuffer(content, dtype=getattr(torch, reference.dtype))
             # a view of more numbers than there are would be a way to take all memory
             if math.prod(reference.shape) > len(numbers):
-                raise RuntimeError
+                raise ValueError
             return numbers.as_strided(reference.shape, reference.stride, reference.offset).clone()
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             raise InvalidCheckpoint(
-                f"{self.path}: {name} of shape {reference.shape} does not fit into its storage of "
-                f"{len(numbers)} numbers"
+                f"{self.path}: {name} of {reference.dtype} and shape {reference.shape} does not "
+                f"fit into its storage of {len(content)} bytes"
             ) from None
 
-    def _bytes(self, name: str, reference: TensorReference) -> bytearray:
+    def _bytes(self, name: str, record: str) -> bytearray:
+        """A record's content, which is ``name``'s. Raises InvalidCheckpoint, naming that."""
         try:
-            record = self._archive.getinfo(self._record("data/" + reference.record))
-            content = bytearray(record.file_size)
+            content = bytearray(self._records[record].file_size)
             view, at = memoryview(content), 0
-            with self._archive.open(record) as file:
+            with self._archive.open(self._records[record]) as file:
                 while read := file.readinto(view[at : at + BLOCK_BYTES]):
                     at += read
         except (KeyError, OSError, zipfile.BadZipFile) as error:
@@ -87,13 +90,6 @@ class TorchFile:
         if not content:
             raise InvalidCheckpoint(f"{self.path}: {name} holds no numbers")
         return content
-
-    def _text(self, record: str, default: str) -> str:
-        name = self._record(record)
-        return self._archive.read(name).decode() if name in self._archive.namelist() else default
-
-    def _record(self, name: str) -> str:
-        return f"{self._folder}/{name}" if self._folder else name
 
 
 def _described(path: Path) -> Any:

@@ -131,12 +131,30 @@ def test_damaged_numbers_are_refused_by_name(tmp_path: Path) -> None:
         file.read("x", file.tensors["x"])
 
 
+def test_numbers_that_are_not_there_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "lacking.bin"
+    torch.save({"x": torch.zeros(8)}, tmp_path / "whole.bin")
+    with zipfile.ZipFile(tmp_path / "whole.bin") as whole, zipfile.ZipFile(path, "w") as file:
+        for record in whole.namelist():
+            if "/data/" not in record:
+                file.writestr(record, whole.read(record))
+    file_of_torch = TorchFile(path)
+    with pytest.raises(InvalidCheckpoint, match=r"x cannot be read: .*data/0"):
+        file_of_torch.read("x", file_of_torch.tensors["x"])
+
+
 @pytest.mark.parametrize(
-    "changes", [{"shape": [10**6], "stride": [0]}, {"offset": 7}, {"stride": [3]}]
+    "changes",
+    [
+        {"shape": [10**6], "stride": [0]},
+        {"offset": 7},
+        {"stride": [3]},
+        {"dtype": "float64", "shape": [5]},
+    ],
 )
 def test_a_view_beyond_its_storage_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     torch.save({"x": torch.zeros(8)}, tmp_path / "file.bin")
     file = TorchFile(tmp_path / "file.bin")
     reference = file.tensors["x"].model_copy(update=changes)
-    with pytest.raises(InvalidCheckpoint, match=r"x of shape .* does not fit .* 8 numbers"):
+    with pytest.raises(InvalidCheckpoint, match=r"x of float.* shape .* does not fit .* 32 bytes"):
         file.read("x", reference)
