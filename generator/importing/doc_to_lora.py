@@ -140,7 +140,10 @@ def _check_prompt(config: GeneratorConfig, vocabulary: int) -> None:
             f"{vocabulary - 1}: it is another model's"
         )
     chunker = Chunker(
-        _tokenizer(config.encoder_path), prompt, max_chunk_tokens=vocabulary, max_chunks=1
+        _tokenizer(config.encoder_path),
+        prompt,
+        max_chunk_tokens=config.max_chunk_tokens,
+        max_chunks=config.max_chunks,
     )
     try:
         chunker.split("A document.")

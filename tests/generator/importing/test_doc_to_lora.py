@@ -286,7 +286,7 @@ def test_models_that_are_nowhere_are_named_with_the_option_that_says_where(
     held = published.checkpoint(encoder="org/encoder", last_layer=3)
     nowhere = str(tmp_path / "nowhere")
     with pytest.raises(CannotImport, match=r"nowhere cannot be read.*--base says where"):
-        imported(tmp_path, base, published.checkpoint(), base=nowhere)
+        imported(tmp_path, Path(nowhere), published.checkpoint())
     with pytest.raises(CannotImport, match=r"nowhere cannot be read.*--context-encoder says"):
         imported(tmp_path, base, held, context_encoder=nowhere)
 
