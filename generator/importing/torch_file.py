@@ -79,12 +79,11 @@ class TorchFile:
 
     def _bytes(self, name: str, record: str) -> bytearray:
         """A record's content, which is ``name``'s. Raises InvalidCheckpoint, naming that."""
+        content = bytearray()
         try:
-            content = bytearray(self._records[record].file_size)
-            view, at = memoryview(content), 0
             with self._archive.open(self._records[record]) as file:
-                while read := file.readinto(view[at : at + BLOCK_BYTES]):
-                    at += read
+                while block := file.read(BLOCK_BYTES):
+                    content += block
         except (KeyError, OSError, zipfile.BadZipFile) as error:
             raise InvalidCheckpoint(f"{self.path}: {name} cannot be read: {error}") from None
         if not content:

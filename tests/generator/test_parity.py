@@ -6,7 +6,9 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import AutoTokenizer
 
+from generator.checkpoint import read_config
 from generator.chunks import Chunker
 from generator.context import ContextEncoder
 from generator.doc_to_lora import Factors
@@ -97,6 +99,24 @@ def test_a_text_becomes_the_published_chunks(case: Case) -> None:
         case.info["texts"]["doc1"]
     )
     assert [list(chunk) for chunk in whole] == real_chunks(case, "c1")
+
+
+def test_a_question_is_rendered_as_published(case: Case) -> None:
+    config = read_config(case.native)
+    tokenizer = AutoTokenizer.from_pretrained(config.base_path)
+    question = [{"role": "user", "content": case.info["texts"]["question"]}]
+    for name, messages in (
+        ("prompt", question),
+        ("prompt_with_empty_system", [{"role": "system", "content": ""}, *question]),
+    ):
+        text = tokenizer.apply_chat_template(
+            messages,
+            chat_template=config.prompt.chat_template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert ids == case.io[f"{name}.input_ids"][0].tolist()
 
 
 @RUNS
