@@ -114,6 +114,11 @@ def _prompt(settings: Settings, choices: Choices) -> PromptFormat:
         if encoder is not None
         else _tokenizer(choices.context_encoder or settings.context_encoder).chat_template
     )
+    if template is None:
+        raise CannotImport(
+            f"the context encoder {settings.context_encoder} has no chat template; "
+            "context_chat_template in a --prompt-format file declares it"
+        )
     return replace(prompt, context_chat_template=template)
 
 

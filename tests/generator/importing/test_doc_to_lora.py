@@ -133,6 +133,18 @@ def test_a_context_encoder_other_than_the_base_reads_with_its_own_template(
     DocumentGenerator.load(tmp_path / "doc", device="cpu").generate([[1, 2, 3]])
 
 
+def test_a_context_encoder_without_a_chat_template_needs_one_declared(
+    tmp_path: Path, base: Path
+) -> None:
+    plain = models.tokenizer()
+    plain.chat_template = None
+    models.base_model().save_pretrained(tmp_path / "plain")
+    plain.save_pretrained(tmp_path / "plain")
+    held = published.checkpoint(encoder="org/plain", last_layer=models.LAYERS)
+    with pytest.raises(CannotImport, match=r"org/plain has no chat template; context_chat_temp"):
+        imported(tmp_path, base, held, context_encoder=str(tmp_path / "plain"))
+
+
 def test_an_encoder_that_is_the_base_by_name_is_the_base(tmp_path: Path, base: Path) -> None:
     config, _ = imported(tmp_path, base, published.checkpoint(encoder="org/base"))
     assert config.context_encoder is None
