@@ -4,6 +4,7 @@ A folder that holds ``config.json`` is complete: it is written last.
 """
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -166,7 +167,7 @@ def _read_tensors(path: Path, expected: dict[str, list[int]]) -> dict[str, Tenso
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            faults = _shape_faults(shapes, expected)
+            faults = shape_faults(shapes, expected)
             tensors = {} if faults else {key: file.get_tensor(key) for key in shapes}
     except (OSError, SafetensorError) as error:
         raise InvalidGenerator(f"{path} cannot be read: {error}") from None
@@ -176,18 +177,24 @@ def _read_tensors(path: Path, expected: dict[str, list[int]]) -> dict[str, Tenso
         elif not x.isfinite().all():
             faults.append(f"{key} holds values that are not finite")
     if faults:
-        named = "; ".join(faults[:MAX_FAULTS_NAMED])
-        rest = len(faults) - MAX_FAULTS_NAMED
-        raise InvalidGenerator(f"{path}: {named}" + (f"; and {rest} more" if rest > 0 else ""))
+        raise InvalidGenerator(f"{path}: {in_short(faults)}")
     return {key: x.float() for key, x in tensors.items()}
 
 
-def _shape_faults(shapes: dict[str, list[int]], expected: dict[str, list[int]]) -> list[str]:
+def in_short(faults: Sequence[str]) -> str:
+    """The first few of the faults, and how many more there are."""
+    named = "; ".join(faults[:MAX_FAULTS_NAMED])
+    rest = len(faults) - MAX_FAULTS_NAMED
+    return named + (f"; and {rest} more" if rest > 0 else "")
+
+
+def shape_faults(shapes: dict[str, list[int]], expected: dict[str, list[int]]) -> list[str]:
+    """Every tensor that is missing, unexpected or of another shape than the configuration's."""
     return [
         *(f"missing {key} of shape {expected[key]}" for key in expected if key not in shapes),
         *(f"unexpected {key} of shape {shapes[key]}" for key in shapes if key not in expected),
         *(
-            f"{key} has shape {shapes[key]}, config.json asks for {shape}"
+            f"{key} has shape {shapes[key]}, the configuration asks for {shape}"
             for key, shape in expected.items()
             if key in shapes and shapes[key] != shape
         ),

@@ -122,7 +122,7 @@ class Chunker:
     def _rendered(self, text: str) -> str:
         rendered: str = self._tokenizer.apply_chat_template(
             [{"role": "system", "content": ""}, {"role": "user", "content": text}],
-            chat_template=self._prompt.chat_template,
+            chat_template=self._prompt.document_template,
             add_generation_prompt=True,
             tokenize=False,
         )

@@ -9,12 +9,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from generator.checkpoint import GeneratorConfig, InvalidGenerator, load
+from generator.base_model import check_base
+from generator.checkpoint import GeneratorConfig, load
 from generator.context import ContextEncoder
 from generator.doc_to_lora import DocToLora, Factors, HypernetworkConfig
-from generator.lora import MODULE_PARENTS, LoraWeights, combine
+from generator.lora import LoraWeights, combine
 
 Chunk = Sequence[int]
 Mode = Literal["batched", "iterative"]
@@ -69,7 +70,7 @@ class DocumentGenerator:
         InvalidGenerator, EncoderMismatch, or OSError where a model cannot be found.
         """
         config, hypernetwork = load(folder)
-        _check_base(config)
+        check_base(config)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if precision == "auto":
@@ -197,24 +198,3 @@ def _load_decoder(path: str, dtype: torch.dtype) -> PreTrainedModel:
         path, config=config, dtype=dtype, attn_implementation="eager" if capped else "sdpa"
     )
     return model.get_decoder().eval().requires_grad_(False)
-
-
-def _check_base(config: GeneratorConfig) -> None:
-    """The base model's layers and target modules are those that the generator writes for."""
-    with torch.device("meta"):
-        decoder = AutoModel.from_config(AutoConfig.from_pretrained(config.base_path))
-    wanted = config.hypernetwork
-    if len(decoder.layers) != wanted.layers:
-        raise InvalidGenerator(
-            f"base model {config.base_model} has {len(decoder.layers)} layers, "
-            f"the generator writes for {wanted.layers}"
-        )
-    for module, widths in wanted.modules.items():
-        for index, layer in enumerate(decoder.layers):
-            linear = getattr(getattr(layer, MODULE_PARENTS[module]), module)
-            if (linear.in_features, linear.out_features) != tuple(widths):
-                raise InvalidGenerator(
-                    f"{module} in layer {index} of base model {config.base_model} maps "
-                    f"{linear.in_features} to {linear.out_features}, "
-                    f"the generator writes for {widths[0]} to {widths[1]}"
-                )

@@ -233,6 +233,14 @@ def generate(
         )
 
 
+@app.command("import", context_settings=FORWARDED)
+def import_generator(context: typer.Context) -> None:
+    """Make generators of published checkpoints."""
+    from generator.importing.cli import app as importing
+
+    importing(context.args, prog_name="doclora import")
+
+
 @app.command(context_settings=FORWARDED)
 def train(context: typer.Context) -> None:
     """Train the embedded base model and its generators."""

@@ -69,7 +69,7 @@ SCALER = "scaler_A.down_proj"
         (lambda t: t.update(extra=torch.zeros(7)), r"unexpected extra of shape \[7\]"),
         (
             lambda t: t.update({SCALER: torch.zeros(3, 9)}),
-            rf"{SCALER} has shape \[3, 9\], config.json asks for \[3, 2\]",
+            rf"{SCALER} has shape \[3, 9\], the configuration asks for \[3, 2\]",
         ),
         (lambda t: t[SCALER].fill_(float("nan")), f"{SCALER} holds values that are not finite"),
         (

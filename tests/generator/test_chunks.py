@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generator.chunks import Chunk, Chunker, DocumentTooLong, EmptyDocument, cut_ids, even_cuts
+from generator.importing.families import family_of
 from generator.prompt import PromptFormat
 from tests.generator import models
 from tests.generator.models import ASSISTANT, END, PROMPT, SYSTEM, USER
@@ -94,13 +95,10 @@ def test_it_cuts_as_the_published_code_does(reference_dir: Path) -> None:
     published = json.loads((reference_dir / "d2l_chunking.json").read_text())
     cases = [case for case in published["split"] if case["max_ctx_chunk_len"] > 0]
     for case in cases:
-        affixes = published["affixes"][case["model"]]
-        prompt = PromptFormat(
-            context_prefix_ids=tuple(affixes["prefix"]),
-            context_suffix_ids=tuple(affixes["suffix"]),
-        )
+        family = family_of(case["model"])
+        assert family is not None
         ids = range(10000, 10000 + case["n_tokens"])
-        chunks = even_chunks(ids, case["max_ctx_chunk_len"], prompt)
+        chunks = even_chunks(ids, case["max_ctx_chunk_len"], family.prompt)
         assert [len(chunk) for chunk in chunks] == case["chunk_lens"]
         if "chunks" in case:  # left out of the longer cases
             assert [list(chunk) for chunk in chunks] == case["chunks"]

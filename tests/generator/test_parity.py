@@ -6,42 +6,25 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import AutoTokenizer
 
-from generator import checkpoint
-from generator.checkpoint import GeneratorConfig
+from generator.checkpoint import read_config
 from generator.chunks import Chunker
 from generator.context import ContextEncoder
 from generator.doc_to_lora import Factors
 from generator.document import DocumentGenerator, Mode
 from generator.injection import LoraInjection
 from generator.lora import LoraWeights
-from generator.prompt import PromptFormat
 from tests.generator.reference import CASES, Case, assert_close
 
 RUNS = pytest.mark.parametrize("run", ["c1", "c3"])
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest, reference_dir: Path) -> Case:
-    return Case(reference_dir / request.param)
-
-
-@pytest.fixture
-def folder(case: Case, tmp_path: Path) -> Path:
-    """The case as a native generator folder."""
-    affixes = case.info["ctx_affixes"]
-    config = GeneratorConfig(
-        name=case.folder.name,
-        base_model=str(case.folder / "base_model"),
-        prompt=PromptFormat(
-            context_prefix_ids=tuple(affixes["prefix"]), context_suffix_ids=tuple(affixes["suffix"])
-        ),
-        max_chunk_tokens=case.info["info"]["max_ctx_chunk_len"],
-        max_chunks=7,
-        hypernetwork=case.config,
-    )
-    checkpoint.save(tmp_path, config, case.hypernetwork)
-    return tmp_path
+def case(
+    request: pytest.FixtureRequest, reference_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Case:
+    return Case(reference_dir / request.param, tmp_path_factory.mktemp("imported") / "doc")
 
 
 def assert_factors(case: Case, got: Factors, name: str) -> None:
@@ -91,8 +74,8 @@ def test_chunks_and_bias_scaled(case: Case) -> None:
 
 
 @pytest.mark.parametrize("mode", ["batched", "iterative"])
-def test_documents_of_one_and_two_chunks_in_one_batch(case: Case, folder: Path, mode: Mode) -> None:
-    generator = DocumentGenerator.load(folder, device="cpu", mode=mode)
+def test_documents_of_one_and_two_chunks_in_one_batch(case: Case, mode: Mode) -> None:
+    generator = DocumentGenerator.load(case.native, device="cpu", mode=mode)
     parts = generator.generate(real_chunks(case, "c3"))
     for index, document in enumerate([parts[:1], parts[1:]]):
         combined = generator.combine(document)
@@ -109,11 +92,31 @@ def real_chunks(case: Case, run: str) -> list[list[int]]:
     return [ids[mask].tolist() for ids, mask in rows]
 
 
-def test_a_text_becomes_the_published_chunks(case: Case, folder: Path) -> None:
-    chunks = Chunker.from_folder(folder).split(case.info["texts"]["doc3"])
+def test_a_text_becomes_the_published_chunks(case: Case) -> None:
+    chunks = Chunker.from_folder(case.native).split(case.info["texts"]["doc3"])
     assert [list(chunk) for chunk in chunks] == real_chunks(case, "c3")
-    whole = Chunker.from_folder(folder, max_chunk_tokens=1000).split(case.info["texts"]["doc1"])
+    whole = Chunker.from_folder(case.native, max_chunk_tokens=1000).split(
+        case.info["texts"]["doc1"]
+    )
     assert [list(chunk) for chunk in whole] == real_chunks(case, "c1")
+
+
+def test_a_question_is_rendered_as_published(case: Case) -> None:
+    config = read_config(case.native)
+    tokenizer = AutoTokenizer.from_pretrained(config.base_path)
+    question = [{"role": "user", "content": case.info["texts"]["question"]}]
+    for name, messages in (
+        ("prompt", question),
+        ("prompt_with_empty_system", [{"role": "system", "content": ""}, *question]),
+    ):
+        text = tokenizer.apply_chat_template(
+            messages,
+            chat_template=config.prompt.chat_template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert ids == case.io[f"{name}.input_ids"][0].tolist()
 
 
 @RUNS
@@ -131,10 +134,8 @@ def test_logits_through_injection(case: Case, run: str) -> None:
 
 
 @RUNS
-def test_logits_of_peft_with_the_saved_adapter(
-    case: Case, folder: Path, tmp_path: Path, run: str
-) -> None:
-    generator = DocumentGenerator.load(folder, device="cpu")
+def test_logits_of_peft_with_the_saved_adapter(case: Case, tmp_path: Path, run: str) -> None:
+    generator = DocumentGenerator.load(case.native, device="cpu")
     (weights,) = generator.internalise([real_chunks(case, run)])
     weights.save(tmp_path, generator.config.base_path)
     model = PeftModel.from_pretrained(case.base, tmp_path)

@@ -40,7 +40,7 @@ def doclora(
 def test_help_lists_the_commands_without_loading_a_model_library() -> None:
     help = doclora("--help")
     assert help.returncode == 0
-    for command in ("serve", "add", "ls", "chat", "rm", "generate", "train", "eval"):
+    for command in ("serve", "add", "ls", "chat", "rm", "generate", "import", "train", "eval"):
         assert f" {command} " in help.stdout
     heavy = "import sys, server.cli; print({'torch', 'transformers', 'vllm'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True)

@@ -1,0 +1,42 @@
+"""`doclora import`, as a person uses it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from generator.checkpoint import read_config
+from generator.importing.cli import app
+from tests.generator import models
+from tests.generator.importing import published
+from tests.generator.importing.test_unpickling import archive, asking_for
+
+
+def test_a_checkpoint_becomes_a_generator_folder(tmp_path: Path) -> None:
+    models.base_model().save_pretrained(tmp_path / "base")
+    models.tokenizer().save_pretrained(tmp_path / "base")
+    prompt_format = {"context_prefix_ids": [1], "context_suffix_ids": [2], "chat_template": None}
+    (tmp_path / "prompt.json").write_text(json.dumps(prompt_format))
+    path = published.save(published.checkpoint(), tmp_path / "pytorch_model.bin")
+    command = ["doc-to-lora", path, "--out", tmp_path / "doc", "--base", tmp_path / "base"]
+    options = ["--prompt-format", tmp_path / "prompt.json", "--max-chunk-tokens", 24]
+    done = CliRunner().invoke(app, [str(word) for word in [*command, *options]])
+    assert done.exit_code == 0, done.output
+    assert "rank 2 a chunk of 24 tokens" in done.output
+    config = read_config(tmp_path / "doc")
+    assert (config.base_path, config.max_chunk_tokens) == (str(tmp_path / "base"), 24)
+
+
+@pytest.mark.parametrize(
+    ("module", "shown"), [("posix", "posix.system"), ("\x1b[2Jposix", "?[2Jposix.system")]
+)
+def test_a_refusal_is_one_line_that_cannot_steer_the_terminal(
+    tmp_path: Path, module: str, shown: str
+) -> None:
+    path = archive(tmp_path / "evil.bin", asking_for(module, "system"))
+    done = CliRunner().invoke(app, ["doc-to-lora", str(path), "--out", str(tmp_path / "doc")])
+    assert done.exit_code == 1
+    assert f"asks for {shown}," in done.stderr
+    assert "\x1b" not in done.stderr
+    assert not (tmp_path / "doc").exists()
