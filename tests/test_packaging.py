@@ -79,9 +79,7 @@ def test_no_file_names_a_place_on_the_machine_it_was_written_on() -> None:
 
 
 def test_no_file_holds_an_address_that_others_cannot_use() -> None:
-    local = re.compile(
-        r"localhost|127\.0\.0\.1|::1|0\.0\.0\.0|[\w-]+(\.test|\.invalid|\.local)?$"
-    )
+    local = re.compile(r"localhost|127\.0\.0\.1|::1|0\.0\.0\.0|[\w-]+(\.test|\.invalid|\.local)?$")
     strange = [
         (path, address)
         for path, text in texts().items()
