@@ -16,6 +16,7 @@ from generator.checkpoint import GeneratorConfig, load
 from generator.context import ContextEncoder
 from generator.doc_to_lora import DocToLora, Factors, HypernetworkConfig
 from generator.lora import LoraWeights, combine
+from generator.microbatch import MicroBatches
 
 Chunk = Sequence[int]
 Mode = Literal["batched", "iterative"]
@@ -119,14 +120,12 @@ class DocumentGenerator:
         """The LoRA of each document, its chunks in micro-batches of at most ``max_batch_tokens``
         after padding (one chunk may be longer). Raises InvalidChunk."""
         for chunks in documents:
+            waiting = MicroBatches[None](max_batch_tokens, self.padded_tokens)
+            waiting.add(None, chunks)
             parts: list[LoraWeights] = []
-            batch: list[Chunk] = []
-            for chunk in chunks:
-                if batch and self.padded_tokens([*batch, chunk]) > max_batch_tokens:
-                    parts += self.generate(batch)
-                    batch = []
-                batch.append(chunk)
-            yield self.combine([*parts, *self.generate(batch)])
+            while waiting:
+                parts += self.generate([chunk for _, chunk in waiting.next()])
+            yield self.combine(parts)
 
     def padded_tokens(self, chunks: Sequence[Chunk]) -> int:
         """Tokens that a micro-batch of these chunks computes, padding included."""

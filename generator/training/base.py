@@ -43,7 +43,7 @@ PHASES: tuple[Phase, ...] = (
     Phase(0.35, {"reading": Reading(512, 12, (3, 20), (1, 6), (0, 14))}),
 )
 
-FIRST_STEPS = 1  # phases that a trained base, going on, has behind it
+EARLY_PHASES = 1  # phases that a trained base, going on, has behind it
 
 
 def base_config(
@@ -194,7 +194,7 @@ def train_base(
     else:
         model = Qwen3ForCausalLM.from_pretrained(start_from, dtype=torch.float32)
         model.config.use_cache = False
-        phases = PHASES[FIRST_STEPS:]
+        phases = PHASES[EARLY_PHASES:]
     model.train()
     encoder = DialogueEncoder(tokenizer, CONTEXT_WEIGHT)
     schedule = Schedule(steps, rate, matrix_rate)

@@ -12,7 +12,12 @@ Out = Annotated[Path, typer.Option(help="Where the trained model is written.")]
 Run = Annotated[Path, typer.Option(help="Folder of checkpoints, log and loss curve; resumed.")]
 Steps = Annotated[int, typer.Option(help="Optimizer steps.", min=1)]
 StartFrom = Annotated[
-    Path | None, typer.Option(help="A trained folder to go on from, with a schedule of its own.")
+    Path | None,
+    typer.Option(
+        help="A trained folder to go on from, with a schedule of its own.",
+        exists=True,
+        file_okay=False,
+    ),
 ]
 Minutes = Annotated[float | None, typer.Option(help="Stop, saved, after so many minutes.")]
 

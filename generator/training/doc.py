@@ -70,7 +70,7 @@ PHASES: tuple[Phase, ...] = (
     Phase(0.45, {"study": Study(32, 1, 128, 5, 32, (1, 6), (0, 4), idle=2, company=3)}),
     Phase(0.37, {"study": Study(10, 4, 128, 14, 32, (0, 5), (0, 6), idle=16, company=28)}),
 )
-FIRST_STEPS = 2  # phases that a trained hypernetwork, going on, has behind it
+EARLY_PHASES = 2  # phases that a trained hypernetwork, going on, has behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +384,7 @@ def train_doc(
         hypernetwork = DocToLora(tiny_config(base, latent, latents, blocks))
     else:
         hypernetwork = load(start_from)[1].train().requires_grad_(True)
-        phases = PHASES[FIRST_STEPS:]
+        phases = PHASES[EARLY_PHASES:]
     encoder = DialogueEncoder(tokenizer, context_weight=0.0)
     train = StudyBatches(tokenizer, encoder, phases, steps, Split.TRAIN)
     held_out = StudyBatches(tokenizer, encoder, phases, steps, Split.HELD_OUT)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from generator.chunks import Chunk, Chunker
 from generator.document import DocumentGenerator
+from generator.microbatch import MicroBatches
 from server.settings import Settings
 from tests.benchmarks import traffic
 
@@ -41,14 +42,12 @@ def measure(folder: Path, count: int, rounds: int, max_batch_tokens: int) -> Non
             generator.combine(generator.generate([chunk]))
 
     def batched() -> None:
-        rest = chunks
-        while rest:
-            fitting = len(rest)
-            while fitting > 1 and generator.padded_tokens(rest[:fitting]) > max_batch_tokens:
-                fitting -= 1
-            for weights in generator.generate(rest[:fitting]):
+        waiting = MicroBatches[int](max_batch_tokens, generator.padded_tokens)
+        for number, chunk in enumerate(chunks):
+            waiting.add(number, [chunk])
+        while waiting:
+            for weights in generator.generate([chunk for _, chunk in waiting.next()]):
                 generator.combine([weights])
-            rest = rest[fitting:]
 
     one_by_one()
     batched()  # both have their kernels now

@@ -21,6 +21,7 @@ from generator.process import (
     GeneratorUnusable,
 )
 from tests.generator.models import VOCABULARY, generator_folder
+from tests.processes import alive
 
 pytestmark = pytest.mark.anyio
 
@@ -180,7 +181,7 @@ def test_a_child_ends_with_its_parent_even_if_that_is_killed(folder: Path) -> No
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert parent.stdout.read() == ""  # the child holds no copy of the pipe: it prints elsewhere
-    while _alive(child):
+    while alive(child):
         pass
 
 
@@ -196,11 +197,3 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"

@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from tests.processes import alive
+
 COMMAND = Path(sys.executable).with_name("doclora")
 MAX_UPLOAD_BYTES = 300_000
 MAX_WAIT = 240
@@ -54,8 +56,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
 class Running:
     """`doclora serve` as a process; its data and log outlive restarts."""
 
-    def __init__(self, folder: Path, *flags: str | Path) -> None:
-        self.flags = tuple(map(str, flags))
+    def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
         self.log = folder / "server.log"
         self.port = free_port()
@@ -75,7 +76,6 @@ class Running:
             *("--port", str(self.port), "--data-dir", str(self.data)),
             *("--max-loras", str(MAX_LORAS), "--kv-cache-gib", "0.25", "--jobs", str(JOBS)),
             *("--max-upload-bytes", str(MAX_UPLOAD_BYTES), "--max-wait", str(MAX_WAIT)),
-            *self.flags,
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -122,7 +122,7 @@ class Running:
 
     def left(self) -> set[int]:
         """Processes of this server that still live, though it does not."""
-        return {pid for pid in self._seen if _alive(pid)}
+        return {pid for pid in self._seen if alive(pid)}
 
     def kill_what_is_left(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -161,7 +161,7 @@ class Running:
         try:
             yield pid
         finally:
-            if _alive(pid):
+            if alive(pid):
                 os.kill(pid, signal.SIGCONT)
 
     def files(self) -> set[str]:
@@ -178,14 +178,6 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def free_port() -> int:

@@ -1,11 +1,13 @@
 """Chat with adapters through OpenAI's own client."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from openai import APIStatusError, AsyncOpenAI, ConflictError, NotFoundError, OpenAI
+from openai.types.chat import ChatCompletionChunk
 
 from tests.server.running import MAX_LORAS, Json, Running, document, eventually
 
@@ -30,6 +32,20 @@ def ask(openai: OpenAI, model: str, text: str = "What colour is the pump?") -> s
     answer = openai.chat.completions.create(model=model, messages=question(text), **GREEDY)
     assert answer.model
     return answer.choices[0].message.content or ""
+
+
+def long_answer(openai: OpenAI, model: str, max_tokens: int) -> Iterator[ChatCompletionChunk]:
+    """A stream of exactly `max_tokens` tokens."""
+    return iter(
+        openai.chat.completions.create(
+            model=model,
+            messages=question("What colour is the pump?"),
+            stream=True,
+            temperature=0,
+            max_tokens=max_tokens,
+            extra_body={"ignore_eos": True},
+        )
+    )
 
 
 def test_an_adapter_answers_by_id_and_by_name(http: httpx.Client, openai: OpenAI) -> None:
@@ -131,15 +147,7 @@ def test_deleting_an_adapter_lets_a_running_stream_end_normally(
 ) -> None:
     before = server.files()
     adapter = adapter_of(http)
-    stream = openai.chat.completions.create(
-        model=adapter["id"],
-        messages=question("What colour is the pump?"),
-        stream=True,
-        temperature=0,
-        max_tokens=300,
-        extra_body={"ignore_eos": True},
-    )
-    chunks = iter(stream)
+    chunks = long_answer(openai, adapter["id"], max_tokens=300)
     next(chunks)
     assert http.delete(f"/v1/adapters/{adapter['id']}").status_code == 200
     assert server.files() - before, "its files stay while it answers"
@@ -156,15 +164,7 @@ def test_evicting_an_adapter_lets_a_running_stream_end_normally(
 ) -> None:
     adapter = adapter_of(http)
     where = f"/v1/adapters/{adapter['id']}"
-    stream = openai.chat.completions.create(
-        model=adapter["id"],
-        messages=question("What colour is the pump?"),
-        stream=True,
-        temperature=0,
-        max_tokens=200,
-        extra_body={"ignore_eos": True},
-    )
-    chunks = iter(stream)
+    chunks = long_answer(openai, adapter["id"], max_tokens=200)
     next(chunks)
     assert http.post(f"{where}/evict").json()["resident"] is True, "it is in use"
     assert [choice.finish_reason for chunk in chunks for choice in chunk.choices][-1] == "length"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 
 import httpx
 import pytest
@@ -80,7 +81,7 @@ def test_a_server_killed_at_work_loses_no_adapter_and_no_job(server: Running) ->
     server.start()
     with httpx.Client(base_url=server.url, timeout=120) as http:
         for job in jobs:
-            assert eventually(lambda: _finished(http, job), 120) == "ready"  # noqa: B023
+            assert eventually(partial(_finished, http, job), 120) == "ready"
         adapter = http.get(f"/v1/adapters/{kept['id']}").json()
         unchanged = {"sha256", "name", "version", "tokens", "created_at", "rank", "bytes"}
         assert {key: adapter[key] for key in unchanged} == {key: kept[key] for key in unchanged}

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.processes import alive
+
 SERVER = """
 import multiprocessing, time
 from server import lifeline
@@ -40,11 +42,3 @@ def test_a_killed_server_leaves_no_engine_process(tmp_path: Path) -> None:
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     raise AssertionError("the child outlived its server")
-
-
-def alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
