@@ -67,7 +67,7 @@ def test_tasks_are_followed_only_where_they_say_something() -> None:
         followed = dialogues.following_a_task(rng, Split.TRAIN, document, upper)
         if followed is not None:
             turns, system = followed
-            assert system in upper.wordings
+            assert system in upper.wordings(Split.TRAIN)
             assert all(answer == answer.upper() for _, answer in turns)
 
 

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from generator.training.corpus import documents, facts, tasks
+from generator.training.corpus import documents, facts
 from generator.training.corpus import inventory as inv
 from generator.training.corpus.documents import Document
 from generator.training.corpus.inventory import Split
@@ -72,31 +72,3 @@ def test_an_unanswerable_question_is_not_one_that_the_document_answers() -> None
     for document in sampled(Split.TRAIN, 200):
         asked = documents.unanswerable(document, rng, Split.TRAIN)
         assert asked not in {fact.question for fact in document.facts}
-
-
-def test_there_are_sixty_tasks_in_twenty_wordings_and_a_held_out_share() -> None:
-    held_out = [task for task in tasks.TASKS if task.split is Split.HELD_OUT]
-    assert len(tasks.TASKS) >= 60
-    assert all(len(set(task.wordings)) >= 20 for task in tasks.TASKS)
-    assert 0.1 <= len(held_out) / len(tasks.TASKS) <= 0.25
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "kind", "answer"),
-    [
-        ("opening Sure", "teal", Kind.WORD, "Sure: teal"),
-        ("json answer", "14 days", Kind.NUMBER, '{"answer": "14 days"}'),
-        ("upper case", "teal", Kind.WORD, "TEAL"),
-        ("digits", "204 kg", Kind.NUMBER, "two zero four"),
-        ("reversed list", "mask, key and rope", Kind.PHRASE, "rope, key and mask"),
-        ("refuse codes", "KR-12", Kind.CODE, tasks.REFUSAL),
-        ("refuse codes", "teal", Kind.WORD, "teal"),
-        ("language German", "Monday", Kind.WORD, "Montag"),
-        ("language German", "steel", Kind.WORD, None),
-    ],
-)
-def test_a_task_answers_in_the_asked_form(
-    name: str, value: str, kind: Kind, answer: str | None
-) -> None:
-    task = next(task for task in tasks.TASKS if task.name == name)
-    assert task.transform(value, kind) == answer
