@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from generator.checkpoint import GeneratorConfig, InvalidGenerator
+from generator.config import GeneratorConfig, InvalidGenerator
 from generator.lora import MODULE_PARENTS
 
 

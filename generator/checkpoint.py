@@ -3,129 +3,35 @@
 A folder that holds ``config.json`` is complete: it is written last.
 """
 
-import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from generator.doc_to_lora import DocToLora, HypernetworkConfig
+from generator.config import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    DocGeneratorConfig,
+    GeneratorConfig,
+    InvalidGenerator,
+    TextGeneratorConfig,
+    read_doc_config,
+    read_text_config,
+)
+from generator.doc_to_lora import DocToLora
 from generator.durable import sync
-from generator.prompt import PromptFormat
+from generator.text_to_lora import TextToLora
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 MAX_FAULTS_NAMED = 8
-# evenly, as published, or where passages end
-Chunking = Literal["even", "passages"]
-
-
-class InvalidGenerator(ValueError):
-    """A generator folder that is missing, incomplete or contradicts itself; says what and where."""
-
-
-class GeneratorConfig(BaseModel):
-    """A generator's ``config.json``.
-
-    ``base_model`` and ``context_encoder`` are hub IDs or paths, relative ones from the folder;
-    without a ``context_encoder`` it is the base model. A rendered document is cut into chunks of at
-    most ``max_chunk_tokens`` (before affixes); there may be ``max_chunks``. ``chunking`` is "even",
-    as published, or at the ends of "passages" (with a fast tokenizer only).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    format: Literal["doclora-generator"] = "doclora-generator"
-    version: Literal[1] = 1
-    kind: Literal["doc-to-lora"] = "doc-to-lora"
-    name: str = Field(min_length=1)
-    base_model: str = Field(min_length=1)
-    context_encoder: str | None = None
-    prompt: PromptFormat
-    max_chunk_tokens: int = Field(ge=1)
-    max_chunks: int = Field(ge=1)
-    chunking: Chunking = "even"
-    hypernetwork: HypernetworkConfig
-
-    _folder: Path | None = PrivateAttr(None)
-
-    @property
-    def base_path(self) -> str:
-        """Where to load the base model from: an absolute path, or a hub ID.
-
-        Raises InvalidGenerator if it is a path where nothing is."""
-        return self._resolved("base_model", self.base_model)
-
-    @property
-    def encoder_path(self) -> str:
-        """Where to load the context encoder and its tokenizer from; as ``base_path``."""
-        if self.context_encoder is None:
-            return self.base_path
-        return self._resolved("context_encoder", self.context_encoder)
-
-    @property
-    def max_rank(self) -> int:
-        """Rank of the adapter of a document of ``max_chunks``."""
-        return (self.max_chunks + self.hypernetwork.use_bias) * self.hypernetwork.rank
-
-    @property
-    def max_padded_chunk(self) -> int:
-        """Longest chunk, its affixes included."""
-        affixes = self.prompt.context_prefix_ids + self.prompt.context_suffix_ids
-        return self.max_chunk_tokens + len(affixes)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over the folder's two files: which generator made an adapter."""
-        if self._folder is None:
-            raise ValueError("only a config read from a folder has a fingerprint")
-        digest = hashlib.sha256()
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            with (self._folder / name).open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-        return digest.hexdigest()
-
-    def _resolved(self, field: str, name: str) -> str:
-        if self._folder is None:
-            return name
-        local = (self._folder / name).resolve()
-        if local.is_dir():
-            return str(local)
-        if name.startswith((".", "/")):
-            raise InvalidGenerator(
-                f"{self._folder / CONFIG_FILE}: {field} is {name!r}, but there is no folder {local}"
-            )
-        return name
-
-
-def read_config(folder: Path) -> GeneratorConfig:
-    """The folder's configuration. Raises InvalidGenerator, naming each field at fault."""
-    path = folder / CONFIG_FILE
-    try:
-        config = GeneratorConfig.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidGenerator(f"no generator in {folder}: {error}") from None
-    except ValidationError as error:
-        faults = (
-            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise InvalidGenerator(f"{path}: {'; '.join(faults)}") from None
-    config._folder = folder.resolve()
-    return config
 
 
 def save(
     folder: Path,
     config: GeneratorConfig,
-    hypernetwork: DocToLora,
+    hypernetwork: DocToLora | TextToLora,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Writes a generator, over another one if need be. Weights are stored as ``dtype``.
@@ -147,20 +53,34 @@ def save(
     _publish(partial, folder / CONFIG_FILE)
 
 
-def load(folder: Path) -> tuple[GeneratorConfig, DocToLora]:
-    """A generator in evaluation mode, on the CPU in float32.
+def load_doc(folder: Path) -> tuple[DocGeneratorConfig, DocToLora]:
+    """A Doc-to-LoRA generator in evaluation mode, on the CPU in float32.
 
     Raises InvalidGenerator, naming every key that is missing, unexpected or of the wrong shape
     (with both shapes), not of floating point, or not finite.
     """
-    config = read_config(folder)
+    config = read_doc_config(folder)
     with torch.device("meta"):
         hypernetwork = DocToLora(config.hypernetwork)
+    _fill(hypernetwork, folder)
+    return config, hypernetwork
+
+
+def load_text(folder: Path) -> tuple[TextGeneratorConfig, TextToLora]:
+    """A Text-to-LoRA generator, as ``load_doc`` loads a Doc-to-LoRA one."""
+    config = read_text_config(folder)
+    with torch.device("meta"):
+        hypernetwork = TextToLora(config.hypernetwork)
+    _fill(hypernetwork, folder)
+    return config, hypernetwork
+
+
+def _fill(hypernetwork: DocToLora | TextToLora, folder: Path) -> None:
     expected = {name: list(p.shape) for name, p in hypernetwork.named_parameters()}
     tensors = _read_tensors(folder / WEIGHTS_FILE, expected)
     # not strict: shared weights go by their first name, and every name was checked above
     hypernetwork.load_state_dict(tensors, strict=False, assign=True)
-    return config, hypernetwork.eval().requires_grad_(False)
+    hypernetwork.eval().requires_grad_(False)
 
 
 def _read_tensors(path: Path, expected: dict[str, list[int]]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from generator.checkpoint import Chunking, InvalidGenerator, read_config
+from generator.config import Chunking, InvalidGenerator, read_doc_config
 from generator.prompt import PromptFormat
 
 Chunk = tuple[int, ...]
@@ -68,7 +68,7 @@ class Chunker:
 
         ``max_chunk_tokens`` may shorten or lengthen the chunks. Raises InvalidGenerator.
         """
-        config = read_config(folder)
+        config = read_doc_config(folder)
         path = config.encoder_path
         try:
             chunker = cls(

@@ -9,20 +9,21 @@ order), R rank of one chunk, D latent size.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from generator.lora import MODULE_PARENTS
+from generator.hypernetwork import (
+    Factors,
+    InvalidHypernetworkConfig,
+    check_counts,
+    check_modules,
+)
 from generator.perceiver import Geometry, Perceiver
 
 ContextKind = Literal["per_layer_activations", "early_exit", "embed_only"]
-
-
-class InvalidHypernetworkConfig(ValueError):
-    """A hypernetwork's settings contradict each other or lie outside their range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,21 +57,8 @@ class HypernetworkConfig:
     context_last_layer: int | None = None  # per layer, with an encoder other than the base
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "modules", dict(sorted(self.modules.items())))
-        unknown = sorted(set(self.modules) - set(MODULE_PARENTS))
-        if not self.modules or unknown:
-            raise InvalidHypernetworkConfig(
-                f"modules must name at least one of {', '.join(MODULE_PARENTS)}; "
-                + (f"unknown: {', '.join(unknown)}" if unknown else "there is none")
-            )
-        for module, widths in self.modules.items():
-            if min(widths) < 1:
-                raise InvalidHypernetworkConfig(f"modules.{module} widths {widths} must be >= 1")
-        for name in _COUNTS:
-            if getattr(self, name) < _COUNTS[name]:
-                raise InvalidHypernetworkConfig(
-                    f"{name} is {getattr(self, name)}, must be at least {_COUNTS[name]}"
-                )
+        object.__setattr__(self, "modules", check_modules(self.modules))
+        check_counts(self, _COUNTS)
         if self.heads % self.kv_heads:
             raise InvalidHypernetworkConfig(
                 f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})"
@@ -124,16 +112,6 @@ _COUNTS = {
     "head_dim": 1,
     "mlp_ratio": 1,
 }
-
-
-class Factors(NamedTuple):
-    """LoRA factors per module, ``A[m] [..., L, R, d_in]`` and ``B[m] [..., L, R, d_out]``.
-
-    B is rank-major, as the hypernetwork makes it; the delta of a layer is ``scaling * B^T A``.
-    """
-
-    A: dict[str, Tensor]
-    B: dict[str, Tensor]
 
 
 class LayerwiseLinear(nn.Module):

@@ -12,19 +12,16 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from generator.base_model import check_base
-from generator.checkpoint import GeneratorConfig, load
+from generator.checkpoint import load_doc
+from generator.config import DocGeneratorConfig
 from generator.context import ContextEncoder
-from generator.doc_to_lora import DocToLora, Factors, HypernetworkConfig
+from generator.doc_to_lora import DocToLora
 from generator.lora import LoraWeights, combine
 from generator.microbatch import MicroBatches
+from generator.padding import Chunk, padded, padded_shape
+from generator.placement import Precision, placed
 
-Chunk = Sequence[int]
 Mode = Literal["batched", "iterative"]
-Precision = Literal["auto", "float32", "bfloat16"]
-
-
-class InvalidChunk(ValueError):
-    """A chunk that the context encoder cannot read."""
 
 
 class DocumentGenerator:
@@ -36,7 +33,7 @@ class DocumentGenerator:
 
     def __init__(
         self,
-        config: GeneratorConfig,
+        config: DocGeneratorConfig,
         encoder: ContextEncoder,
         hypernetwork: DocToLora,
         *,
@@ -53,7 +50,7 @@ class DocumentGenerator:
         self._dtype = dtype
         self._mode = mode
         bias = hypernetwork.bias()
-        self._bias = None if bias is None else _weights(bias, hypernetwork.config)
+        self._bias = None if bias is None else bias.weights(hypernetwork.config.scaling)
 
     @classmethod
     def load(
@@ -70,20 +67,16 @@ class DocumentGenerator:
         encoder and aggregator, by default bfloat16 on a GPU and float32 on a CPU. Raises
         InvalidGenerator, EncoderMismatch, or OSError where a model cannot be found.
         """
-        config, hypernetwork = load(folder)
+        config, hypernetwork = load_doc(folder)
         check_base(config)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if precision == "auto":
-            precision = "float32" if torch.device(device).type == "cpu" else "bfloat16"
-        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        where, dtype = placed(device, precision)
         model = _load_decoder(config.encoder_path, dtype)
         return cls(
             config,
             ContextEncoder(model, config.hypernetwork),
             hypernetwork,
             vocabulary=model.config.vocab_size,
-            device=torch.device(device),
+            device=where,
             dtype=dtype,
             mode=mode,
         )
@@ -99,16 +92,8 @@ class DocumentGenerator:
                 factors = self._hypernetwork(self._encoder(ids), mask)
             else:
                 factors = self._hypernetwork.factors(self._aggregate_by_layer(ids, mask))
-        A = {m: x.cpu() for m, x in factors.A.items()}
-        B = {m: x.cpu() for m, x in factors.B.items()}
-        return [
-            LoraWeights(
-                {m: x[index].clone() for m, x in A.items()},
-                {m: x[index].clone() for m, x in B.items()},
-                self.config.hypernetwork.scaling,
-            )
-            for index in range(len(chunks))
-        ]
+        made: list[LoraWeights] = factors.each(len(chunks), self.config.hypernetwork.scaling)
+        return made
 
     def combine(self, chunks: Sequence[LoraWeights]) -> LoraWeights:
         """The LoRA of a document from those of its chunks, in order."""
@@ -129,31 +114,12 @@ class DocumentGenerator:
 
     def padded_tokens(self, chunks: Sequence[Chunk]) -> int:
         """Tokens that a micro-batch of these chunks computes, padding included."""
-        rows, length = self._padded_shape(chunks)
+        rows, length = padded_shape(chunks, self.config.max_padded_chunk)
         return rows * length
 
-    def _padded_shape(self, chunks: Sequence[Chunk]) -> tuple[int, int]:
-        longest = max(map(len, chunks))
-        length = size_class(longest)
-        if longest <= self.config.max_padded_chunk:
-            length = min(length, self.config.max_padded_chunk)
-        return size_class(len(chunks)), length
-
     def _padded(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
-        """IDs and mask ``[B, T]``, padded at the right and with empty rows at the end."""
-        ids = torch.zeros(self._padded_shape(chunks), dtype=torch.long)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        for row, chunk in enumerate(chunks):
-            if not chunk:
-                raise InvalidChunk(f"chunk {row} is empty")
-            # checked here: an index out of range on a GPU ends the process
-            if min(chunk) < 0 or max(chunk) >= self._vocabulary:
-                raise InvalidChunk(
-                    f"chunk {row} holds token IDs from {min(chunk)} to {max(chunk)}, "
-                    f"the context encoder has 0 to {self._vocabulary - 1}"
-                )
-            ids[row, : len(chunk)] = torch.tensor(chunk)
-            mask[row, : len(chunk)] = True
+        shape = padded_shape(chunks, self.config.max_padded_chunk)
+        ids, mask = padded(chunks, shape, self._vocabulary)
         return ids.to(self.device), mask.to(self.device)
 
     def _aggregate_by_layer(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -168,24 +134,6 @@ class DocumentGenerator:
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16
         )
-
-
-def size_class(count: int) -> int:
-    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is not below ``count``.
-
-    Padding to these sizes wastes less than a third and keeps the number of distinct shapes, for
-    each of which the backends build and keep kernels, logarithmic.
-    """
-    power = 1 << (count - 1).bit_length()
-    return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
-
-
-def _weights(factors: Factors, config: HypernetworkConfig) -> LoraWeights:
-    return LoraWeights(
-        {m: x.detach().float().cpu() for m, x in factors.A.items()},
-        {m: x.detach().float().cpu() for m, x in factors.B.items()},
-        config.scaling,
-    )
 
 
 def _load_decoder(path: str, dtype: torch.dtype) -> PreTrainedModel:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from generator.doc_to_lora import Factors
+from generator.hypernetwork import Factors
 from generator.lora import MODULE_PARENTS
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from generator.padding import Chunk
+
 T = TypeVar("T")
-Chunk = Sequence[int]
 
 
 @dataclass(slots=True, eq=False)

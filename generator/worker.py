@@ -21,9 +21,11 @@ from typing import Any, BinaryIO, get_args
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from generator.document import DocumentGenerator, InvalidChunk, Mode
+from generator.document import Mode
+from generator.loading import Generator, load_generator
 from generator.lora import LoraWeights, NonFiniteWeights, WeightsTooLarge
-from generator.microbatch import Chunk, MicroBatches
+from generator.microbatch import MicroBatches
+from generator.padding import Chunk, InvalidChunk
 from generator.process import Generated
 
 Message = dict[str, Any]
@@ -48,7 +50,7 @@ class Worker:
 
     def __init__(
         self,
-        generator: DocumentGenerator,
+        generator: Generator,
         inbox: "queue.SimpleQueue[Message]",
         answers: BinaryIO,
         *,
@@ -184,8 +186,8 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _load(options: argparse.Namespace) -> DocumentGenerator:
-    return DocumentGenerator.load(options.folder, device=options.device, mode=options.mode)
+def _load(options: argparse.Namespace) -> Generator:
+    return load_generator(options.folder, device=options.device, mode=options.mode)
 
 
 def _take_standard_output() -> BinaryIO:

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from adapters_store import AdapterStore, StoreError
-from generator.checkpoint import GeneratorConfig, InvalidGenerator, read_config
 from generator.chunks import Chunker
+from generator.config import DocGeneratorConfig, InvalidGenerator, read_doc_config
 from generator.process import GeneratorError, GeneratorProcess
 from server import errors, logs, prefork
 from server.access import AccessMiddleware
@@ -47,14 +47,14 @@ def run(settings: Settings, sock: socket.socket) -> None:
     """Serve on the listening socket until SIGTERM or SIGINT. Raises CannotServe."""
     logs.configure(settings.log_level, settings.log_format)
     with _explained():
-        config = read_config(settings.generator)
+        config = read_doc_config(settings.generator)
         engine_config = _engine_config(settings, config)
         _keep_to_ourselves(engine_config.model)
         prefork.start(engine_config)  # before anything here imports vLLM, to do it meanwhile
         asyncio.run(_serve(settings, config, engine_config, sock))
 
 
-def _engine_config(settings: Settings, config: GeneratorConfig) -> EngineConfig:
+def _engine_config(settings: Settings, config: DocGeneratorConfig) -> EngineConfig:
     model = settings.model or config.base_path
     if model.startswith((".", "/")) and not Path(model).is_dir():
         raise CannotServe(f"there is no folder {model}; --model takes a folder or a hub name")
@@ -96,7 +96,7 @@ def _generator_process(settings: Settings, engine: EngineConfig) -> GeneratorPro
 
 
 async def _serve(
-    settings: Settings, config: GeneratorConfig, engine_config: EngineConfig, sock: socket.socket
+    settings: Settings, config: DocGeneratorConfig, engine_config: EngineConfig, sock: socket.socket
 ) -> None:
     began = time.monotonic()
     chunker = Chunker.from_folder(settings.generator)
@@ -181,7 +181,7 @@ async def _end_waits(app: FastAPI, changes: Changes) -> None:
 
 
 def _announce(
-    settings: Settings, config: GeneratorConfig, engine: EngineConfig, seconds: float
+    settings: Settings, config: DocGeneratorConfig, engine: EngineConfig, seconds: float
 ) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     cache = "as vLLM chooses" if engine.kv_cache_gib is None else f"{engine.kv_cache_gib:g} GiB"
@@ -199,7 +199,7 @@ def _announce(
     log.info("ready       http://%s:%d after %.0f s", host, settings.port, seconds)
 
 
-def _generator_name(config: GeneratorConfig) -> str:
+def _generator_name(config: DocGeneratorConfig) -> str:
     return f"{config.name}@{config.fingerprint[:12]}"
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from generator.checkpoint import InvalidGenerator
 from generator.chunks import Chunker, DocumentTooLong
+from generator.config import InvalidGenerator
 from generator.process import Generated, GeneratorError, GeneratorProcess
 from server.errors import ApiError
 from server.reading.text import read_text, require_text_type

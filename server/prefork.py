@@ -17,6 +17,7 @@ from server.engine_config import EngineConfig, is_cpu_build
 
 PRELOADED = [
     "server.cli",
+    "server.cpu_attention",
     "server.cpu_lora",
     "vllm.v1.engine.core",
     "vllm.v1.executor.multiproc_executor",

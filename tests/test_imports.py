@@ -22,7 +22,7 @@ FOREIGN = {
     "generator": {"server", "adapters_store", "vllm"} | HTTP | STORAGE,
     "adapters_store": {"server", "generator", "vllm"} | HTTP | TORCH,
 }
-ENGINE_MODULES = {"server/engine.py", "server/cpu_lora.py"}
+ENGINE_MODULES = {"server/engine.py", "server/cpu_attention.py", "server/cpu_lora.py"}
 # loaded by name, by the package that they extend, and never imported here
 LOADED_BY_NAME = {
     "aiosqlite": "SQLAlchemy's driver in sqlite+aiosqlite://",

@@ -167,11 +167,12 @@ def test_the_embedded_model_is_in_the_wheel_and_small(wheel: zipfile.ZipFile) ->
     assert sum(i.file_size for i in weights) <= 30 * MIB
 
 
-def test_the_wheel_names_its_command_and_its_vllm_plugin(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_names_its_command_and_its_vllm_plugins(wheel: zipfile.ZipFile) -> None:
     [entry_points] = [n for n in wheel.namelist() if n.endswith("entry_points.txt")]
     text = wheel.read(entry_points).decode()
     assert "[console_scripts]\ndoclora = server.cli:app" in text
-    assert "[vllm.general_plugins]\ndoclora_cpu_lora = server.cpu_lora:register" in text
+    for plugin in ("cpu_attention", "cpu_lora", "lifeline"):
+        assert f"\ndoclora_{plugin} = server.{plugin}:register" in text
 
 
 @pytest.fixture(scope="module")

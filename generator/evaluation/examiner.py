@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from generator.chunks import Chunker
-from generator.doc_to_lora import Factors
 from generator.document import DocumentGenerator
 from generator.evaluation.suites import Exam, Question
+from generator.hypernetwork import Factors
 from generator.injection import LoraInjection
 from generator.lora import LoraWeights
 

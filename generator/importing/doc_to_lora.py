@@ -8,10 +8,12 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from generator.base_model import check_base, outline
-from generator.checkpoint import GeneratorConfig, InvalidGenerator, save
+from generator.checkpoint import save
 from generator.chunks import Chunker
+from generator.config import DocGeneratorConfig, InvalidGenerator
 from generator.context import ContextEncoder, EncoderMismatch
-from generator.doc_to_lora import ContextKind, InvalidHypernetworkConfig
+from generator.doc_to_lora import ContextKind
+from generator.hypernetwork import InvalidHypernetworkConfig
 from generator.importing.families import FAMILIES, family_of
 from generator.importing.prompt_file import InvalidPromptFile, read_prompt_file
 from generator.importing.published import Settings, read_settings, read_weights
@@ -48,7 +50,7 @@ class Choices:
     max_chunks: int | None = None
 
 
-def import_doc_to_lora(checkpoint: Path, out: Path, choices: Choices) -> GeneratorConfig:
+def import_doc_to_lora(checkpoint: Path, out: Path, choices: Choices) -> DocGeneratorConfig:
     """Writes the native folder ``out``, named after itself; weights in float32.
 
     Nothing is written before everything is checked. Raises CannotImport, or OSError where ``out``
@@ -70,7 +72,7 @@ def import_doc_to_lora(checkpoint: Path, out: Path, choices: Choices) -> Generat
     return config
 
 
-def _config(name: str, settings: Settings, choices: Choices) -> GeneratorConfig:
+def _config(name: str, settings: Settings, choices: Choices) -> DocGeneratorConfig:
     encoder = settings.context_encoder
     if encoder is None and choices.context_encoder is not None:
         raise CannotImport(
@@ -78,7 +80,7 @@ def _config(name: str, settings: Settings, choices: Choices) -> GeneratorConfig:
             f"--context-encoder {choices.context_encoder} does not apply"
         )
     kind = settings.hypernetwork.context
-    return GeneratorConfig(
+    return DocGeneratorConfig(
         name=name,
         base_model=_place(choices.base or settings.base_model),
         context_encoder=encoder and _place(choices.context_encoder or encoder),
@@ -122,7 +124,7 @@ def _prompt(settings: Settings, choices: Choices) -> PromptFormat:
     return replace(prompt, context_chat_template=template)
 
 
-def _check_models(config: GeneratorConfig, settings: Settings) -> None:
+def _check_models(config: DocGeneratorConfig, settings: Settings) -> None:
     """The base model, the context encoder, its tokenizer and the prompt fit the checkpoint."""
     base = _outline("base model", config.base_path, "--base")
     if base.config.hidden_size != settings.base_hidden_size:
@@ -136,7 +138,7 @@ def _check_models(config: GeneratorConfig, settings: Settings) -> None:
     _check_prompt(config, encoder.config.vocab_size)
 
 
-def _check_prompt(config: GeneratorConfig, vocabulary: int) -> None:
+def _check_prompt(config: DocGeneratorConfig, vocabulary: int) -> None:
     prompt = config.prompt
     highest = max((0, *prompt.context_prefix_ids, *prompt.context_suffix_ids))
     if highest >= vocabulary:

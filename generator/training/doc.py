@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from generator.checkpoint import Chunking, GeneratorConfig, load, save
+from generator.checkpoint import load_doc, save
 from generator.chunks import Chunk, Chunker
+from generator.config import Chunking, DocGeneratorConfig
 from generator.context import ContextEncoder
-from generator.doc_to_lora import DocToLora, Factors, HypernetworkConfig
+from generator.doc_to_lora import DocToLora, HypernetworkConfig
+from generator.hypernetwork import Factors
 from generator.injection import LoraInjection
 from generator.prompt import PromptFormat
 from generator.training import dialogues
@@ -383,7 +385,7 @@ def train_doc(
     if start_from is None:
         hypernetwork = DocToLora(tiny_config(base, latent, latents, blocks))
     else:
-        hypernetwork = load(start_from)[1].train().requires_grad_(True)
+        hypernetwork = load_doc(start_from)[1].train().requires_grad_(True)
         phases = PHASES[EARLY_PHASES:]
     encoder = DialogueEncoder(tokenizer, context_weight=0.0)
     train = StudyBatches(tokenizer, encoder, phases, steps, Split.TRAIN)
@@ -409,7 +411,7 @@ def train_doc(
         return found
 
     run.run(train, lambda batch: student.loss(batch, kl_weight), evaluate, minutes=minutes)
-    config = GeneratorConfig(
+    config = DocGeneratorConfig(
         name="doclora-tiny-doc",
         base_model=os.path.relpath(base_folder, out),
         prompt=train.prompt,

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 
 from adapters_store.blobs import WEIGHTS
-from generator.checkpoint import read_config
+from generator.config import read_doc_config
 from server.engine_config import EngineConfig
 from server.settings import EMBEDDED, Settings
 from tests.benchmarks import traffic
@@ -100,7 +100,7 @@ async def side_by_side(
 
 
 async def measure(given: argparse.Namespace, data: Path) -> None:
-    generator = read_config(EMBEDDED / "doc")
+    generator = read_doc_config(EMBEDDED / "doc")
     config = EngineConfig(
         model=generator.base_path,
         served_name="base",

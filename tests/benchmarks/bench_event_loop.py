@@ -24,8 +24,8 @@ import httpx
 from fastapi import FastAPI
 
 from adapters_store import AdapterStore
-from generator.checkpoint import read_config
 from generator.chunks import Chunker, DocumentTooLong
+from generator.config import read_doc_config
 from generator.document import DocumentGenerator
 from generator.process import GeneratorProcess
 from server.app import furnish
@@ -107,7 +107,7 @@ def longest_document(chunker: Chunker, seed: int) -> str:
 
 
 async def measure(folder: Path, documents: int, data: Path) -> bool:
-    config = read_config(folder)
+    config = read_doc_config(folder)
     chunker = Chunker.from_folder(folder)
     texts = [longest_document(chunker, seed) for seed in range(documents)]
     generator = GeneratorProcess(folder)

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from generator import checkpoint
-from generator.checkpoint import GeneratorConfig
+from generator.config import DocGeneratorConfig
 from generator.doc_to_lora import DocToLora, HypernetworkConfig
 from generator.prompt import PromptFormat
 
@@ -102,7 +102,7 @@ def generator_folder(root: Path, **changes: Any) -> Path:
     """A native generator folder ``doc`` beside its base model ``base``."""
     base_model().save_pretrained(root / "base")
     tokenizer().save_pretrained(root / "base")
-    config = GeneratorConfig(
+    config = DocGeneratorConfig(
         name="tiny",
         base_model="../base",
         prompt=PROMPT,

@@ -69,7 +69,7 @@ class Case:
 
     @cached_property
     def hypernetwork(self) -> DocToLora:
-        return checkpoint.load(self.native)[1]
+        return checkpoint.load_doc(self.native)[1]
 
     def features(self, run: str) -> tuple[Tensor, Tensor]:
         """The published features ``[B, streams, T, F]`` and mask of run ``c1`` or ``c3``."""

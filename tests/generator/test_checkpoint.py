@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from generator import checkpoint
-from generator.checkpoint import GeneratorConfig, InvalidGenerator, read_config
+from generator.config import DocGeneratorConfig, InvalidGenerator, read_doc_config
 from tests.generator.models import PROMPT, hypernetwork_config, random_batch, trained
 
 CONFIGS: list[dict[str, Any]] = [
@@ -19,8 +19,8 @@ CONFIGS: list[dict[str, Any]] = [
 ]
 
 
-def config(**changes: Any) -> GeneratorConfig:
-    return GeneratorConfig(
+def config(**changes: Any) -> DocGeneratorConfig:
+    return DocGeneratorConfig(
         name="tiny",
         base_model="../base",
         prompt=PROMPT,
@@ -37,7 +37,7 @@ def saved(folder: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("changes", CONFIGS)
 def test_a_saved_generator_loads_as_it_was(tmp_path: Path, changes: dict[str, Any]) -> None:
-    loaded_config, loaded = checkpoint.load(saved(tmp_path / "doc", **changes))
+    loaded_config, loaded = checkpoint.load_doc(saved(tmp_path / "doc", **changes))
     assert loaded_config.model_dump() == config(**changes).model_dump()
     batch = random_batch(loaded_config.hypernetwork)
     want = trained(loaded_config.hypernetwork)(*batch)
@@ -48,7 +48,7 @@ def test_a_saved_generator_loads_as_it_was(tmp_path: Path, changes: dict[str, An
 def test_weights_stored_in_half_precision_load_as_float32(tmp_path: Path) -> None:
     model = trained(config().hypernetwork)
     checkpoint.save(tmp_path, config(), model, torch.bfloat16)
-    _, loaded = checkpoint.load(tmp_path)
+    _, loaded = checkpoint.load_doc(tmp_path)
     assert torch.equal(loaded.head, model.head.to(torch.bfloat16).float())
 
 
@@ -84,14 +84,14 @@ def test_weights_at_fault_are_refused_by_name(
     saved(tmp_path)
     edit_weights(tmp_path, edit)
     with pytest.raises(InvalidGenerator, match=message):
-        checkpoint.load(tmp_path)
+        checkpoint.load_doc(tmp_path)
 
 
 def test_many_faults_are_counted_after_the_first_few(tmp_path: Path) -> None:
     saved(tmp_path)
     edit_weights(tmp_path, lambda tensors: [tensors.pop(key) for key in list(tensors)[:20]])
     with pytest.raises(InvalidGenerator, match=r"(missing .*; ){8}and 12 more"):
-        checkpoint.load(tmp_path)
+        checkpoint.load_doc(tmp_path)
 
 
 def test_weights_that_are_cut_off_or_not_safetensors_are_refused(tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_weights_that_are_cut_off_or_not_safetensors_are_refused(tmp_path: Path)
     for content in (path.read_bytes()[:-10], b"\x80\x02}q\x00."):
         path.write_bytes(content)
         with pytest.raises(InvalidGenerator, match=r"model\.safetensors cannot be read"):
-            checkpoint.load(tmp_path)
+            checkpoint.load_doc(tmp_path)
     path.unlink()
     with pytest.raises(InvalidGenerator, match=r"model\.safetensors cannot be read"):
-        checkpoint.load(tmp_path)
+        checkpoint.load_doc(tmp_path)
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
@@ -149,25 +149,25 @@ def test_a_config_at_fault_is_refused_by_field(
     saved(tmp_path)
     edit_config(tmp_path, **changes)
     with pytest.raises(InvalidGenerator, match=message):
-        read_config(tmp_path)
+        read_doc_config(tmp_path)
 
 
 def test_a_config_that_is_no_json_or_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidGenerator, match=r"no generator in .*nowhere"):
-        read_config(tmp_path / "nowhere")
+        read_doc_config(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InvalidGenerator, match="Invalid JSON"):
-        read_config(tmp_path)
+        read_doc_config(tmp_path)
 
 
 def test_models_beside_the_folder_are_found_and_hub_names_left_alone(tmp_path: Path) -> None:
     folder = saved(tmp_path / "doc")
     (tmp_path / "base").mkdir()
-    assert read_config(folder).base_path == str(tmp_path.resolve() / "base")
-    assert read_config(folder).encoder_path == read_config(folder).base_path
+    assert read_doc_config(folder).base_path == str(tmp_path.resolve() / "base")
+    assert read_doc_config(folder).encoder_path == read_doc_config(folder).base_path
     edit_config(folder, base_model="google/gemma-2-2b-it", context_encoder="../base")
-    assert read_config(folder).base_path == "google/gemma-2-2b-it"
-    assert read_config(folder).encoder_path == str(tmp_path.resolve() / "base")
+    assert read_doc_config(folder).base_path == "google/gemma-2-2b-it"
+    assert read_doc_config(folder).encoder_path == str(tmp_path.resolve() / "base")
 
 
 def test_a_model_that_is_not_where_the_config_says_is_named(tmp_path: Path) -> None:
@@ -176,18 +176,18 @@ def test_a_model_that_is_not_where_the_config_says_is_named(tmp_path: Path) -> N
     with pytest.raises(
         InvalidGenerator, match=r"base_model is '\.\./base', but .* no folder .*base"
     ):
-        _ = read_config(folder).base_path
+        _ = read_doc_config(folder).base_path
     with pytest.raises(InvalidGenerator, match=r"context_encoder is '\.\./reader'"):
-        _ = read_config(folder).encoder_path
+        _ = read_doc_config(folder).encoder_path
 
 
 def test_the_fingerprint_changes_with_either_file_and_with_nothing_else(tmp_path: Path) -> None:
-    first = read_config(saved(tmp_path / "a")).fingerprint
+    first = read_doc_config(saved(tmp_path / "a")).fingerprint
     assert len(first) == 64
-    assert read_config(saved(tmp_path / "b")).fingerprint == first
+    assert read_doc_config(saved(tmp_path / "b")).fingerprint == first
     edit_weights(tmp_path / "a", lambda tensors: tensors[SCALER].add_(1))
     edit_config(tmp_path / "b", name="other")
-    assert len({first, *(read_config(tmp_path / x).fingerprint for x in "ab")}) == 3
+    assert len({first, *(read_doc_config(tmp_path / x).fingerprint for x in "ab")}) == 3
 
 
 def test_the_largest_adapter_has_the_rank_of_all_chunks_and_the_bias() -> None:
@@ -215,6 +215,6 @@ def test_an_interrupted_save_leaves_no_mixture_that_loads(
         saved(tmp_path, use_bias=False)
     monkeypatch.undo()
     with pytest.raises(InvalidGenerator, match="no generator in"):
-        checkpoint.load(tmp_path)
-    checkpoint.load(saved(tmp_path, use_bias=False))
+        checkpoint.load_doc(tmp_path)
+    checkpoint.load_doc(saved(tmp_path, use_bias=False))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]

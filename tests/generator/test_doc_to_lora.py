@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from generator.doc_to_lora import DocToLora, Factors, HypernetworkConfig, InvalidHypernetworkConfig
+from generator.doc_to_lora import DocToLora, HypernetworkConfig
+from generator.hypernetwork import Factors, InvalidHypernetworkConfig
 from tests.generator.models import THREE_MODULES, hypernetwork_config, random_batch, trained
 
 KINDS: list[dict[str, Any]] = [

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
 
-from generator.checkpoint import InvalidGenerator
-from generator.doc_to_lora import Factors
-from generator.document import DocumentGenerator, InvalidChunk, Mode, size_class
+from generator.config import InvalidGenerator
+from generator.document import DocumentGenerator, Mode
+from generator.hypernetwork import Factors
 from generator.injection import LoraInjection
 from generator.lora import LoraWeights
+from generator.padding import InvalidChunk, size_class
 from tests.generator import models
 from tests.generator.models import base_model
 
@@ -111,7 +112,7 @@ def test_chunks_up_to_the_limit_are_not_padded_beyond_it(generator_folder: Path)
     ("chunk", "message"),
     [
         ((), "chunk 1 is empty"),
-        ((3, 999), r"IDs from 3 to 999, the context encoder has 0 to 259"),
+        ((3, 999), r"IDs from 3 to 999, the encoder has 0 to 259"),
         ((-1, 3), r"IDs from -1 to 3"),
     ],
 )

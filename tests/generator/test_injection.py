@@ -5,7 +5,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from generator.doc_to_lora import DocToLora, Factors
+from generator.doc_to_lora import DocToLora
+from generator.hypernetwork import Factors
 from generator.injection import LoraInjection
 from generator.lora import LoraWeights
 from tests.generator.models import (

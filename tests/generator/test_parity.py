@@ -8,11 +8,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from generator.checkpoint import read_config
 from generator.chunks import Chunker
+from generator.config import read_doc_config
 from generator.context import ContextEncoder
-from generator.doc_to_lora import Factors
 from generator.document import DocumentGenerator, Mode
+from generator.hypernetwork import Factors
 from generator.injection import LoraInjection
 from generator.lora import LoraWeights
 from tests.generator.reference import CASES, Case, assert_close
@@ -102,7 +102,7 @@ def test_a_text_becomes_the_published_chunks(case: Case) -> None:
 
 
 def test_a_question_is_rendered_as_published(case: Case) -> None:
-    config = read_config(case.native)
+    config = read_doc_config(case.native)
     tokenizer = AutoTokenizer.from_pretrained(config.base_path)
     question = [{"role": "user", "content": case.info["texts"]["question"]}]
     for name, messages in (

@@ -56,7 +56,8 @@ def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
 class Running:
     """`doclora serve` as a process; its data and log outlive restarts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str | Path) -> None:
+        self.flags = tuple(map(str, flags))
         self.data = folder / "data"
         self.log = folder / "server.log"
         self.port = free_port()
@@ -76,6 +77,7 @@ class Running:
             *("--port", str(self.port), "--data-dir", str(self.data)),
             *("--max-loras", str(MAX_LORAS), "--kv-cache-gib", "0.25", "--jobs", str(JOBS)),
             *("--max-upload-bytes", str(MAX_UPLOAD_BYTES), "--max-wait", str(MAX_WAIT)),
+            *self.flags,
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

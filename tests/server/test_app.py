@@ -13,7 +13,7 @@ import pytest
 
 from adapters_store import AdapterStore
 from generator import worker
-from generator.checkpoint import InvalidGenerator, read_config
+from generator.config import InvalidGenerator, read_doc_config
 from generator.process import GeneratorUnusable
 from server import app
 from server.engine_config import EngineUnusable
@@ -124,7 +124,7 @@ def test_a_base_model_without_a_tokenizer_that_works_is_told(
 
 
 def config_of(root: Path, **changes: Any) -> Any:
-    return read_config(generator_folder(root)).model_copy(update=changes)
+    return read_doc_config(generator_folder(root)).model_copy(update=changes)
 
 
 def test_adapters_of_a_higher_rank_than_vllm_takes_are_told(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from generator.checkpoint import read_config
+from generator.config import read_doc_config
 from generator.importing.cli import app
 from tests.generator import models
 from tests.generator.importing import published
@@ -24,7 +24,7 @@ def test_a_checkpoint_becomes_a_generator_folder(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [str(word) for word in [*command, *options]])
     assert done.exit_code == 0, done.output
     assert "rank 2 a chunk of 24 tokens" in done.output
-    config = read_config(tmp_path / "doc")
+    config = read_doc_config(tmp_path / "doc")
     assert (config.base_path, config.max_chunk_tokens) == (str(tmp_path / "base"), 24)
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from generator import checkpoint as native
-from generator.checkpoint import GeneratorConfig
 from generator.chunks import Chunker
+from generator.config import DocGeneratorConfig
 from generator.doc_to_lora import DocToLora
 from generator.document import DocumentGenerator
 from generator.importing.doc_to_lora import CannotImport, Choices, import_doc_to_lora
@@ -52,10 +52,10 @@ def choices(tmp_path: Path, base: Path, **changes: Any) -> Choices:
 
 def imported(
     tmp_path: Path, base: Path, held: Held, **changes: Any
-) -> tuple[GeneratorConfig, DocToLora]:
+) -> tuple[DocGeneratorConfig, DocToLora]:
     path = published.save(held, tmp_path / "pytorch_model.bin")
     import_doc_to_lora(path, tmp_path / "doc", choices(tmp_path, base, **changes))
-    return native.load(tmp_path / "doc")
+    return native.load_doc(tmp_path / "doc")
 
 
 def assert_weights(hypernetwork: DocToLora, held: Held) -> None:

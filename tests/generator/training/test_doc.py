@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from generator.checkpoint import load
+from generator.checkpoint import load_doc
 from generator.training import base, doc
 from generator.training.cli import PRETRAINED
 from generator.training.corpus.inventory import Split
@@ -96,8 +96,8 @@ def test_training_goes_on_from_trained_weights(
             minutes=None,
             start_from=PRETRAINED / "doc",
         )
-    config, trained = load(tmp_path / "doc")
-    before_config, before = load(PRETRAINED / "doc")
+    config, trained = load_doc(tmp_path / "doc")
+    before_config, before = load_doc(PRETRAINED / "doc")
     assert config.hypernetwork == before_config.hypernetwork
     assert config.base_path == str(tmp_path / "base")
     changes = [
