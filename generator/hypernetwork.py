@@ -1,8 +1,9 @@
 """What the hypernetworks have in common: the factors that they make, and settings gone wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from generator.lora import MODULE_PARENTS, LoraWeights
@@ -41,6 +42,16 @@ class Factors(NamedTuple):
             ).weights(scaling)
             for index in range(count)
         ]
+
+
+def side_by_side(parts: Sequence[tuple[Factors, float]]) -> Factors:
+    """LoRAs with their scalings, ``A[m] [N, L, R, d_in]``, as one of scaling 1 whose delta is the
+    sum of theirs: the ranks of each module side by side, of those parts that have it."""
+    modules = sorted({module for factors, _ in parts for module in factors.A})
+    return Factors(
+        {m: torch.cat([f.A[m] for f, _ in parts if m in f.A], -2) for m in modules},
+        {m: torch.cat([f.B[m] * scaling for f, scaling in parts if m in f.B], -2) for m in modules},
+    )
 
 
 def check_modules(modules: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:

@@ -208,6 +208,42 @@ def combine(chunks: Sequence[LoraWeights], bias: LoraWeights | None) -> LoraWeig
     )
 
 
+def compose(parts: Sequence[tuple[LoraWeights, float]]) -> LoraWeights:
+    """One LoRA whose delta is the weighted sum of several adapters' deltas.
+
+    The ranks lie side by side in the order given; where an adapter has no delta for a module of
+    another's, its share of the rank is zero. Raises InvalidLora if there is nothing to compose or
+    the adapters are not for the same model.
+    """
+    if not parts:
+        raise InvalidLora("there is no adapter to compose")
+    widths: dict[str, tuple[int, int]] = {}
+    for lora, _ in parts:
+        for module, x in lora.A.items():
+            own = x.shape[2], lora.B[module].shape[2]
+            if widths.setdefault(module, own) != own or lora.layers != parts[0][0].layers:
+                raise InvalidLora(f"adapters disagree: {_widths(parts[0][0])}, {_widths(lora)}")
+
+    def nothing(lora: LoraWeights, width: int) -> Tensor:
+        return torch.zeros(lora.layers, lora.rank, width)
+
+    A = {
+        module: torch.cat([lora.A.get(module, nothing(lora, d_in)) for lora, _ in parts], 1)
+        for module, (d_in, _) in widths.items()
+    }
+    B = {
+        module: torch.cat(
+            [
+                lora.B.get(module, nothing(lora, d_out)) * (lora.scaling * weight)
+                for lora, weight in parts
+            ],
+            1,
+        )
+        for module, (_, d_out) in widths.items()
+    }
+    return LoraWeights(A, B, 1.0)
+
+
 def _widths(lora: LoraWeights) -> str:
     modules = (f"{m} {A.shape[2]}->{lora.B[m].shape[2]}" for m, A in lora.A.items())
     return f"{lora.layers} layers of {', '.join(modules)}"

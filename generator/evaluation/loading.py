@@ -1,14 +1,18 @@
-"""The examiner of a generator folder, and the suites that every generator is put through."""
+"""The examiners of generator folders, and the suites that document generators are put through."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from generator.chunks import Chunker
+from generator.description import DescriptionReader, TextGenerator
 from generator.document import DocumentGenerator
 from generator.evaluation import suites
 from generator.evaluation.examiner import Examiner
+from generator.evaluation.greedy import GreedyMatcher
 from generator.evaluation.suites import Suite
+from generator.evaluation.tasks import TaskExaminer
 from generator.injection import LoraInjection
 
 QUESTION_ROOM = 48  # tokens of a question and its answer, with the turns' marks
@@ -24,13 +28,36 @@ def load_examiner(folder: Path) -> Examiner:
     path = generator.config.base_path
     base = AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()
     return Examiner(
-        base=base,
-        tokenizer=AutoTokenizer.from_pretrained(path),
+        matcher=_matcher(base, path, generator.config.hypernetwork.modules),
         generator=generator,
         chunker=Chunker.from_folder(folder),
-        injection=LoraInjection(base, generator.config.hypernetwork.modules),
         window=base.config.max_position_embeddings,
     )
+
+
+def load_task_examiner(folder: Path, documents: Path) -> TaskExaminer:
+    """Loads a generator for tasks, and one for the documents that tasks are composed with; both as
+    ``load_examiner`` does. Raises InvalidGenerator, OSError."""
+    generator = TextGenerator.load(folder, device="cpu", precision="float32")
+    document_generator = DocumentGenerator.load(documents, device="cpu", precision="float32")
+    path = generator.config.base_path
+    base = AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()
+    modules = {
+        *generator.config.hypernetwork.modules,
+        *document_generator.config.hypernetwork.modules,
+    }
+    return TaskExaminer(
+        matcher=_matcher(base, path, modules),
+        generator=generator,
+        reader=DescriptionReader.from_folder(folder),
+        document_generator=document_generator,
+        chunker=Chunker.from_folder(documents),
+    )
+
+
+def _matcher(base: PreTrainedModel, path: str, modules: Iterable[str]) -> GreedyMatcher:
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    return GreedyMatcher(base, tokenizer, LoraInjection(base, modules))
 
 
 def standard_suites(examiner: Examiner, count: int, seed: int) -> list[Suite]:
@@ -38,7 +65,7 @@ def standard_suites(examiner: Examiner, count: int, seed: int) -> list[Suite]:
     affixes = 3
 
     def tokens(text: str) -> int:
-        return len(examiner.tokenizer.encode(text, add_special_tokens=False)) + affixes
+        return len(examiner.matcher.tokenizer.encode(text, add_special_tokens=False)) + affixes
 
     def chunks(text: str) -> int:
         return len(examiner.chunker.split(text))

@@ -30,6 +30,10 @@ class Tally:
     def share(self) -> float | None:
         return self.right / self.asked if self.asked else None
 
+    def as_json(self) -> dict[str, Any]:
+        """The share, with the number of questions that it rests on."""
+        return {"exact_match": self.share and round(self.share, 4), "questions": self.asked}
+
 
 @dataclass(slots=True)
 class Result:
@@ -48,9 +52,7 @@ class Result:
 
         def shares(tallies: dict[Condition, Tally]) -> dict[str, Any]:
             return {
-                condition: {"exact_match": round(tally.share, 4), "questions": tally.asked}
-                for condition, tally in tallies.items()
-                if tally.share is not None
+                condition: tally.as_json() for condition, tally in tallies.items() if tally.asked
             }
 
         return {
@@ -97,11 +99,11 @@ def suites_table(results: Iterable[Result]) -> Table:
     for result in results:
         table.add_row(
             f"{result.name} (n={result.documents})",
-            _figure(result.stated[Condition.IN_CONTEXT].share),
-            _figure(result.stated[Condition.ADAPTER].share),
-            _figure(relative(result.stated)),
-            _figure(result.stated[Condition.NEITHER].share),
-            _figure(result.left_open[Condition.ADAPTER].share),
+            figure(result.stated[Condition.IN_CONTEXT].share),
+            figure(result.stated[Condition.ADAPTER].share),
+            figure(relative(result.stated)),
+            figure(result.stated[Condition.NEITHER].share),
+            figure(result.left_open[Condition.ADAPTER].share),
         )
     return table
 
@@ -119,12 +121,13 @@ def kinds_table(result: Result) -> Table:
         table.add_row(
             kind,
             str(tallies[Condition.ADAPTER].asked),
-            _figure(tallies[Condition.IN_CONTEXT].share),
-            _figure(tallies[Condition.ADAPTER].share),
-            _figure(relative(tallies)),
+            figure(tallies[Condition.IN_CONTEXT].share),
+            figure(tallies[Condition.ADAPTER].share),
+            figure(relative(tallies)),
         )
     return table
 
 
-def _figure(share: float | None) -> str:
+def figure(share: float | None) -> str:
+    """A share in a table."""
     return "-" if share is None else f"{share:.2f}"

@@ -1,7 +1,7 @@
 """``doclora train``: the embedded default model from scratch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -86,6 +86,44 @@ def doc(
         kl_weight=kl_weight,
         minutes=minutes,
         start_from=start_from,
+    )
+
+
+@app.command()
+def text(
+    base: Annotated[Path, typer.Option(help="The base model's folder.")] = PRETRAINED / "base",
+    documents: Annotated[
+        Path, typer.Option(help="Doc-to-LoRA generator whose adapters tasks are composed with.")
+    ] = PRETRAINED / "doc",
+    out: Out = PRETRAINED / "text",
+    run: Run = Path("runs/text"),
+    steps: Steps = 4000,
+    modules: Annotated[list[str], typer.Option(help="Target modules.")] = ["down_proj"],  # noqa: B006
+    latent: Annotated[int, typer.Option(help="Width of the trunk.", min=64)] = 256,
+    head: Annotated[int, typer.Option(help="Width before the heads.", min=16)] = 256,
+    rate: float = 1e-3,
+    matrix_rate: float = 2e-3,
+    encoder: Annotated[
+        Literal["minilm", "base"], typer.Option(help="What embeds descriptions.")
+    ] = "minilm",
+    minutes: Minutes = None,
+) -> None:
+    """Train the Text-to-LoRA hypernetwork of a trained base model."""
+    from generator.training.text import train_text
+
+    train_text(
+        base,
+        documents,
+        out,
+        run,
+        steps=steps,
+        modules=modules,
+        latent=latent,
+        head=head,
+        rate=rate,
+        matrix_rate=matrix_rate,
+        encoder=encoder,
+        minutes=minutes,
     )
 
 

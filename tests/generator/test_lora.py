@@ -10,7 +10,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from generator.lora import InvalidLora, LoraWeights, NonFiniteWeights, WeightsTooLarge, combine
+from generator.lora import (
+    InvalidLora,
+    LoraWeights,
+    NonFiniteWeights,
+    WeightsTooLarge,
+    combine,
+    compose,
+)
 from tests.generator.models import LAYERS, THREE_MODULES, base_model
 
 
@@ -53,6 +60,29 @@ def test_parts_for_different_models_do_not_combine(other: LoraWeights) -> None:
         combine([lora(), other], None)
     with pytest.raises(InvalidLora, match="no chunk"):
         combine([], lora())
+
+
+def test_composing_sums_weighted_deltas_over_all_modules() -> None:
+    document, task = lora(0, rank=4), lora(1, rank=2, scaling=0.5)
+    task = LoraWeights({"q_proj": task.A["q_proj"]}, {"q_proj": task.B["q_proj"]}, task.scaling)
+    composed = compose([(document, 1.0), (task, -2.0)])
+    assert composed.rank == 6
+    for module in THREE_MODULES:
+        want = delta(document, module)
+        if module == "q_proj":
+            want = want - 2.0 * delta(task, module)
+        torch.testing.assert_close(delta(composed, module), want, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_of_different_models_do_not_compose() -> None:
+    other = LoraWeights(
+        {"q_proj": torch.ones(LAYERS, 2, 5)}, {"q_proj": torch.ones(LAYERS, 2, 7)}, 1.0
+    )
+    for wrong in (other, lora(layers=2)):
+        with pytest.raises(InvalidLora, match="adapters disagree: 3 layers of"):
+            compose([(lora(), 1.0), (wrong, 1.0)])
+    with pytest.raises(InvalidLora, match="no adapter"):
+        compose([])
 
 
 def test_strength_scales_the_delta() -> None:

@@ -1,0 +1,160 @@
+"""Examination of a Text-to-LoRA generator: are questions answered in the form that it was told?
+
+Everything is held out: the phrasings of the descriptions, the documents and the wordings of their
+questions; of some tasks every phrasing is.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+from typing import Any
+
+from rich.table import Table
+
+from generator.chunks import Chunker
+from generator.description import DescriptionReader, TextGenerator
+from generator.document import DocumentGenerator
+from generator.evaluation.greedy import GreedyMatcher
+from generator.evaluation.report import Tally, figure
+from generator.lora import compose
+from generator.training.corpus import documents
+from generator.training.corpus.documents import Document
+from generator.training.corpus.inventory import Split
+from generator.training.corpus.tasks import TASKS, Task
+
+QUESTIONS = 3  # about one document, at the most
+FACTS = (1, 4)  # of a document
+
+
+class TaskCondition(StrEnum):
+    """What the base model has to go by; with both adapters it reads nothing but the question."""
+
+    ADAPTER = "task adapter, document in context"
+    COMPOSED = "task and document adapters"
+    DESCRIBED = "description and document in context"
+    UNTOLD = "document in context, no task"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExam:
+    """A task in one of its phrasings, a document, and questions with answers in the asked form."""
+
+    task: Task
+    description: str
+    document: str
+    questions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExaminer:
+    """A base model with a generator for tasks and one for documents, ready to be asked."""
+
+    matcher: GreedyMatcher
+    generator: TextGenerator
+    reader: DescriptionReader
+    document_generator: DocumentGenerator
+    chunker: Chunker
+
+    def right(self, exam: TaskExam, condition: TaskCondition) -> list[bool]:
+        """Which questions are answered right and in the asked form."""
+        answers = [answer for _, answer in exam.questions]
+        alone = [self.matcher.prompt(question) for question, _ in exam.questions]
+        texts = [f"{exam.document}\n\n{question}" for question, _ in exam.questions]
+        reading = [self.matcher.prompt(text) for text in texts]
+        match condition:
+            case TaskCondition.UNTOLD:
+                return self.matcher.matches(reading, answers)
+            case TaskCondition.DESCRIBED:
+                told = [self.matcher.prompt(text, system=exam.description) for text in texts]
+                return self.matcher.matches(told, answers)
+        [task] = self.generator.generate(self.reader.split(exam.description))
+        if condition is TaskCondition.ADAPTER:
+            return self.matcher.matches(reading, answers, task)
+        [document] = self.document_generator.internalise([self.chunker.split(exam.document)])
+        return self.matcher.matches(alone, answers, compose([(document, 1.0), (task, 1.0)]))
+
+
+def task_exams(split: Split, phrasings: int, chunker: Chunker, seed: int) -> list[TaskExam]:
+    """``phrasings`` exams of each task of the split, about documents of one chunk."""
+    rng = Random(f"tasks {split} {seed}")
+    return [
+        _exam(task, description, chunker, rng)
+        for task in TASKS
+        if task.split is split
+        for description in rng.sample(task.wordings(Split.HELD_OUT), phrasings)
+    ]
+
+
+def _exam(task: Task, description: str, chunker: Chunker, rng: Random) -> TaskExam:
+    while True:
+        document = documents.document(
+            rng, Split.HELD_OUT, facts=rng.randint(*FACTS), fillers=rng.randint(0, 2)
+        )
+        questions = _questions(task, document)
+        if questions and len(chunker.split(document.text)) == 1:
+            chosen = rng.sample(questions, min(QUESTIONS, len(questions)))
+            return TaskExam(task, description, document.text, tuple(chosen))
+
+
+def _questions(task: Task, document: Document) -> list[tuple[str, str]]:
+    answers = ((fact.question, task.answer(fact)) for fact in document.facts)
+    return [(question, answer) for question, answer in answers if answer is not None]
+
+
+@dataclass(slots=True)
+class TaskResult:
+    """Tallies of the exams of known or of unseen tasks."""
+
+    name: str
+    tasks: int
+    exams: int
+    overall: dict[TaskCondition, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    by_family: dict[str, dict[TaskCondition, Tally]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(Tally))
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """Shares, with the number of questions they rest on."""
+
+        def shares(tallies: dict[TaskCondition, Tally]) -> dict[str, Any]:
+            return {condition: tally.as_json() for condition, tally in tallies.items()}
+
+        return {
+            "suite": self.name,
+            "tasks": self.tasks,
+            "descriptions": self.exams,
+            "overall": shares(self.overall),
+            "by_family": {name: shares(tallies) for name, tallies in self.by_family.items()},
+        }
+
+
+def examine_tasks(examiner: TaskExaminer, name: str, exams: Sequence[TaskExam]) -> TaskResult:
+    """Asks every question of the exams under every condition."""
+    result = TaskResult(name, len({exam.task.name for exam in exams}), len(exams))
+    for exam in exams:
+        for condition in TaskCondition:
+            matches = examiner.right(exam, condition)
+            result.overall[condition].count(matches)
+            result.by_family[exam.task.family][condition].count(matches)
+    return result
+
+
+def tasks_table(results: Iterable[TaskResult]) -> Table:
+    """One row for all tasks of a result, and one for each of its families."""
+    table = Table(title="Right answer in the asked form", title_justify="left")
+    table.add_column("tasks")
+    table.add_column("questions", justify="right")
+    for condition in TaskCondition:
+        table.add_column(condition, justify="right")
+    for result in results:
+        _add_row(table, f"{result.name} ({result.tasks})", result.overall)
+        for family, tallies in sorted(result.by_family.items()):
+            _add_row(table, f"  {family}", tallies)
+    return table
+
+
+def _add_row(table: Table, name: str, tallies: dict[TaskCondition, Tally]) -> None:
+    asked = str(tallies[TaskCondition.ADAPTER].asked)
+    table.add_row(name, asked, *(figure(tallies[condition].share) for condition in TaskCondition))
