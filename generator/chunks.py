@@ -7,9 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from generator.config import Chunking, InvalidGenerator, read_doc_config
+from generator.hub import load_tokenizer
 from generator.prompt import PromptFormat
 
 Chunk = tuple[int, ...]
@@ -72,7 +73,7 @@ class Chunker:
         path = config.encoder_path
         try:
             chunker = cls(
-                AutoTokenizer.from_pretrained(path),
+                load_tokenizer(path),
                 config.prompt,
                 max_chunk_tokens=max_chunk_tokens or config.max_chunk_tokens,
                 max_chunks=config.max_chunks,

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from generator.base_model import check_base
-from generator.checkpoint import load_text
+from generator.checkpoint import in_short, load_text
 from generator.config import InvalidGenerator, Pooling, TextGeneratorConfig, read_text_config
+from generator.hub import attention, load_tokenizer, model_config
 from generator.lora import InvalidLora, LoraWeights
 from generator.padding import Chunk, padded, padded_shape
 from generator.placement import Precision, placed
@@ -26,7 +27,9 @@ class EmptyDescription(ValueError):
     """A description without any text."""
 
     def __init__(self) -> None:
-        super().__init__("the description is empty or holds only white space")
+        super().__init__(
+            "the description is empty or holds only white space and control characters"
+        )
 
 
 class DescriptionTooLong(ValueError):
@@ -47,6 +50,7 @@ class DescriptionReader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: TextGeneratorConfig) -> None:
         self._tokenizer = tokenizer
         self._prefix = config.description_prefix
+        self._ids_of_nothing = self._ids("")
         self.max_tokens = config.max_description_tokens
 
     @classmethod
@@ -54,7 +58,7 @@ class DescriptionReader:
         """The reader of a native generator folder. Raises InvalidGenerator."""
         config = read_text_config(folder)
         try:
-            reader = cls(AutoTokenizer.from_pretrained(config.encoder_path), config)
+            reader = cls(load_tokenizer(config.encoder_path), config)
             reader.split("text")
         except Exception as error:  # broken files raise whatever they happen to break
             reason = str(error).strip().partition("\n")[0]
@@ -65,17 +69,22 @@ class DescriptionReader:
         return reader
 
     def split(self, text: str) -> tuple[Chunk, ...]:
-        """Token IDs of the description, special tokens included. A full stop is put behind a
-        letter at its end, as published. Raises EmptyDescription, DescriptionTooLong.
+        """Token IDs of the description, special tokens included. As published, a full stop is put
+        behind a letter at its end, unless a prefix makes it a query. Raises EmptyDescription,
+        DescriptionTooLong.
         """
         text = text.strip()
-        if not text:
+        stop = "." if text[-1:].isalpha() and not self._prefix else ""
+        ids = self._ids(text + stop)
+        if ids == self._ids_of_nothing:
             raise EmptyDescription
-        stop = "." if text[-1].isalpha() else ""
-        ids: list[int] = self._tokenizer(f"{self._prefix}{text}{stop}", verbose=False)["input_ids"]
         if len(ids) > self.max_tokens:
             raise DescriptionTooLong(len(ids), self.max_tokens)
-        return (tuple(ids),)
+        return (ids,)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        # verbose off: the limit is checked here
+        return tuple(self._tokenizer(self._prefix + text, verbose=False)["input_ids"])
 
 
 class DescriptionEncoder(nn.Module):
@@ -133,9 +142,8 @@ class TextGenerator:
         where, dtype = placed(device, precision)
         if config.description_encoder is not None:
             dtype = torch.float32
-        model = AutoModel.from_pretrained(config.encoder_path, dtype=dtype)
+        model = _load_encoder(config.encoder_path, dtype)
         check_embedding_size(config, model.config.hidden_size)
-        model.eval().requires_grad_(False)
         return cls(config, DescriptionEncoder(model, config.pooling), hypernetwork, where)
 
     def embed(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -175,3 +183,21 @@ def check_embedding_size(config: TextGeneratorConfig, size: int) -> None:
             f"the description encoder's hidden size is {size}, "
             f"the hypernetwork reads embeddings of {config.hypernetwork.embedding_size}"
         )
+
+
+def _load_encoder(path: str, dtype: torch.dtype) -> PreTrainedModel:
+    config = model_config(path)
+    model, report = AutoModel.from_pretrained(
+        path,
+        config=config,
+        dtype=dtype,
+        attn_implementation=attention(config),
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    # transformers fills what is missing with random numbers; a pooler is not used here
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise InvalidGenerator(f"the description encoder {path} lacks {in_short(missing)}")
+    encoder: PreTrainedModel = model.eval().requires_grad_(False)
+    return encoder

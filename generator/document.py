@@ -9,13 +9,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from generator.base_model import check_base
 from generator.checkpoint import load_doc
 from generator.config import DocGeneratorConfig
 from generator.context import ContextEncoder
 from generator.doc_to_lora import DocToLora
+from generator.hub import attention, model_config
 from generator.lora import LoraWeights, combine
 from generator.microbatch import MicroBatches
 from generator.padding import Chunk, padded, padded_shape
@@ -138,10 +139,12 @@ class DocumentGenerator:
 
 def _load_decoder(path: str, dtype: torch.dtype) -> PreTrainedModel:
     """The decoder; the language model head is let go."""
-    config = AutoConfig.from_pretrained(path)
-    # soft-capped attention scores (Gemma 2) exist in transformers' eager attention only
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    config = model_config(path)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=dtype, attn_implementation="eager" if capped else "sdpa"
+        path,
+        config=config,
+        dtype=dtype,
+        attn_implementation=attention(config),
+        trust_remote_code=False,
     )
     return model.get_decoder().eval().requires_grad_(False)
