@@ -10,6 +10,7 @@ Shapes: T tokens, H heads, D head size.
 """
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_b
 from vllm.v1.kv_cache_interface import AttentionSpec
 
 
+@cache
 def padded(head_size: int) -> int:
     """The narrowest heads of vLLM's kernels that take heads of this size; itself if none do."""
     sizes = CPUAttentionBackend.get_supported_head_sizes()
