@@ -23,16 +23,16 @@ from adapters_store.schema import adapters, blobs
 INTERRUPTED = Failure(
     "interrupted",
     f"the server stopped {MAX_ATTEMPTS} times while this adapter was being made; "
-    "delete it and upload the document again",
+    "delete it and upload its source again",
 )
 WEIGHTS_MISSING = Failure(
     "weights_missing",
     "the weights of this adapter are missing or cut short on disk; "
-    "delete it and upload the document again",
+    "delete it and upload its source again",
 )
 SOURCE_MISSING = Failure(
     "source_missing",
-    "the source text of this adapter was lost before it was made; upload the document again",
+    "the source text of this adapter was lost before it was made; upload it again",
 )
 
 # parameters of one statement; SQLite allows 32,766

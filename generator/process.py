@@ -143,6 +143,7 @@ class GeneratorProcess:
         """`mode` is DocumentGenerator's; `base_name` is written into the adapters as their base
         model (default: where it lies); `max_norm` is the largest Frobenius norm of a layer's delta,
         for each chunk of the document: the chunks' deltas add up."""
+        self._folder = folder
         self._command = [
             *(sys.executable, "-P", "-m", "generator.worker", str(folder)),
             *("--device", device, "--mode", mode),
@@ -243,7 +244,7 @@ class GeneratorProcess:
                 raise
             child.fail_all(reason)
             failures = 0 if time.monotonic() - child.began > HEALTHY_SECONDS else failures + 1
-            log.error("%s; starting it again", reason)
+            log.error("%s: %s; starting it again", self._folder, reason)
             child = await self._relaunch(failures)
 
     async def _relaunch(self, failures: int) -> _Child:
@@ -256,7 +257,7 @@ class GeneratorProcess:
                 self._abandon("the generator process was stopped")
                 raise
             except (GeneratorUnusable, OSError) as error:
-                log.error("the generator process did not start again: %s", error)
+                log.error("%s: the generator process did not start again: %s", self._folder, error)
                 self._abandon("the generator process died and did not start again")
                 failures += 1
                 self._child = asyncio.get_running_loop().create_future()

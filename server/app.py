@@ -1,4 +1,4 @@
-"""The server put together: store, generator process, engine, jobs and routes."""
+"""The server put together: store, generators, engine, jobs and routes."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,13 +16,22 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from adapters_store import AdapterStore, StoreError
-from generator.chunks import Chunker
-from generator.config import DocGeneratorConfig, InvalidGenerator, read_doc_config
-from generator.process import GeneratorError, GeneratorProcess
+from generator.config import DocGeneratorConfig, GeneratorConfig, InvalidGenerator
+from generator.process import GeneratorProcess
 from server import errors, logs, prefork
 from server.access import AccessMiddleware
 from server.changes import Changes
-from server.engine_config import RANKS, EngineConfig, EngineUnusable
+from server.engine_config import EngineConfig, EngineUnusable
+from server.generators import (
+    Generators,
+    ServedGenerator,
+    chat_template,
+    kind_of,
+    name_of,
+    read_configs,
+    splitter_of,
+    target_modules,
+)
 from server.listening import CannotServe
 from server.residency import EngineStopped
 from server.routes import adapters, health, models
@@ -37,8 +46,8 @@ EMBEDDED_NAME = "doclora-tiny"
 EMBEDDED_KV_CACHE_GIB = 0.25  # thousands of its blocks
 STOPPING_SECONDS = 0.2
 DESCRIPTION = """
-Turns a document into a LoRA adapter in one forward pass of a hypernetwork, and answers questions
-with it. Upload a document with `POST /v1/adapters`; then name the adapter's ID as `model` in
+Turns a document, or the description of a task, into a LoRA adapter in one forward pass of a
+hypernetwork. Send either to `POST /v1/adapters`; then name the adapter's ID as `model` in
 `POST /v1/chat/completions` and the others, with nothing but your question in the messages.
 """
 
@@ -47,37 +56,32 @@ def run(settings: Settings, sock: socket.socket) -> None:
     """Serve on the listening socket until SIGTERM or SIGINT. Raises CannotServe."""
     logs.configure(settings.log_level, settings.log_format)
     with _explained():
-        config = read_doc_config(settings.generator)
-        engine_config = _engine_config(settings, config)
+        configs = read_configs(settings.generators, settings.model)
+        engine_config = _engine_config(settings, configs)
         _keep_to_ourselves(engine_config.model)
         prefork.start(engine_config)  # before anything here imports vLLM, to do it meanwhile
-        asyncio.run(_serve(settings, config, engine_config, sock))
+        asyncio.run(_serve(settings, configs, engine_config, sock))
 
 
-def _engine_config(settings: Settings, config: DocGeneratorConfig) -> EngineConfig:
-    model = settings.model or config.base_path
+def _engine_config(settings: Settings, configs: Sequence[GeneratorConfig]) -> EngineConfig:
+    model = settings.model or configs[0].base_path
     if model.startswith((".", "/")) and not Path(model).is_dir():
         raise CannotServe(f"there is no folder {model}; --model takes a folder or a hub name")
     embedded = Path(model).resolve() == EMBEDDED_BASE.resolve()
     kv_cache_gib = settings.kv_cache_gib
     if kv_cache_gib is None and embedded:
         kv_cache_gib = EMBEDDED_KV_CACHE_GIB
-    if config.max_rank > RANKS[-1]:
-        raise CannotServe(
-            f"the generator {config.name} makes adapters up to rank {config.max_rank} "
-            f"({config.max_chunks} chunks); vLLM takes up to {RANKS[-1]}: lower its max_chunks"
-        )
     return EngineConfig(
         model=model,
         served_name=settings.served_name or (EMBEDDED_NAME if embedded else _name_of(model)),
-        max_rank=config.max_rank,
-        target_modules=tuple(config.hypernetwork.modules),
+        max_rank=max(config.max_rank for config in configs),
+        target_modules=target_modules(configs),
         max_loras=settings.max_loras,
         max_resident=settings.max_resident,
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,
         kv_cache_gib=kv_cache_gib,
-        chat_template=config.prompt.chat_template,
+        chat_template=chat_template(configs),
         cpus=settings.cpus,
         # its warnings on a CPU are a page that no operator can act on
         log_level="info" if settings.log_level == "debug" else "error",
@@ -85,9 +89,22 @@ def _engine_config(settings: Settings, config: DocGeneratorConfig) -> EngineConf
     )
 
 
-def _generator_process(settings: Settings, engine: EngineConfig) -> GeneratorProcess:
+def _generators(
+    settings: Settings, configs: Sequence[GeneratorConfig], engine: EngineConfig
+) -> Generators:
+    return {
+        kind_of(config): ServedGenerator(
+            name=name_of(config),
+            splitter=splitter_of(folder, config),
+            process=_generator_process(settings, folder, engine),
+        )
+        for folder, config in zip(settings.generators, configs, strict=True)
+    }
+
+
+def _generator_process(settings: Settings, folder: Path, engine: EngineConfig) -> GeneratorProcess:
     return GeneratorProcess(
-        settings.generator,
+        folder,
         device=settings.generator_device,
         mode=settings.generator_mode,
         base_name=engine.served_name,
@@ -96,29 +113,31 @@ def _generator_process(settings: Settings, engine: EngineConfig) -> GeneratorPro
 
 
 async def _serve(
-    settings: Settings, config: DocGeneratorConfig, engine_config: EngineConfig, sock: socket.socket
+    settings: Settings,
+    configs: Sequence[GeneratorConfig],
+    engine_config: EngineConfig,
+    sock: socket.socket,
 ) -> None:
     began = time.monotonic()
-    chunker = Chunker.from_folder(settings.generator)
-    chunker.split("The first call is slow.")
+    generators = _generators(settings, configs, engine_config)
     async with AsyncExitStack() as stack:
         opened = await AdapterStore.open(settings.data_dir, settings.database_url)
         store = await stack.enter_async_context(opened)
-        generator = _generator_process(settings, engine_config)
-        log.info("starting the engine and the generator %s", config.name)
-        starting = asyncio.create_task(generator.start())
-        stack.push_async_callback(_stop_generator, generator, starting)
-        await asyncio.sleep(0)  # the child is spawned now; starting the engine blocks this loop
+        names = " and ".join(config.name for config in configs)
+        log.info("starting the engine and the generators %s", names)
+        starting = [asyncio.create_task(generator.start()) for generator in generators.values()]
+        stack.push_async_callback(_stop_generators, generators, starting)
+        await asyncio.sleep(0)  # the children are spawned now; the engine's start blocks this loop
 
         from server.engine import Engine  # seconds of importing vLLM
 
         engine = await stack.enter_async_context(Engine.running(engine_config))
-        await starting
+        await asyncio.gather(*starting)
         service = await stack.enter_async_context(
-            Service.running(settings, store, chunker, generator, _generator_name(config), engine)
+            Service.running(settings, store, generators, engine)
         )
         furnish(engine.app, service)
-        _announce(settings, config, engine_config, time.monotonic() - began)
+        _announce(settings, configs, engine_config, time.monotonic() - began)
         beside = [
             asyncio.create_task(_end_waits(engine.app, service.changes)),
             # takes a second, for vLLM's requests: not in the event loop, not in the first request
@@ -167,10 +186,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-async def _stop_generator(generator: GeneratorProcess, starting: asyncio.Task[None]) -> None:
-    starting.cancel()
-    await asyncio.gather(starting, return_exceptions=True)
-    await generator.stop()
+async def _stop_generators(generators: Generators, starting: Sequence[asyncio.Task[None]]) -> None:
+    for task in starting:
+        task.cancel()
+    await asyncio.gather(*starting, return_exceptions=True)
+    await asyncio.gather(*(generator.process.stop() for generator in generators.values()))
 
 
 async def _end_waits(app: FastAPI, changes: Changes) -> None:
@@ -181,16 +201,16 @@ async def _end_waits(app: FastAPI, changes: Changes) -> None:
 
 
 def _announce(
-    settings: Settings, config: DocGeneratorConfig, engine: EngineConfig, seconds: float
+    settings: Settings,
+    configs: Sequence[GeneratorConfig],
+    engine: EngineConfig,
+    seconds: float,
 ) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     cache = "as vLLM chooses" if engine.kv_cache_gib is None else f"{engine.kv_cache_gib:g} GiB"
     log.info("base model  %s (%s)", engine.served_name, engine.model)
-    log.info(
-        "generator   %s: rank %d a chunk of %d tokens, up to %d chunks, adapters up to rank %d",
-        *(_generator_name(config), config.hypernetwork.rank, config.max_chunk_tokens),
-        *(config.max_chunks, config.max_rank),
-    )
+    for config in configs:
+        log.info("generator   %s: %s", name_of(config), _capacity(config))
     log.info(
         "memory      KV cache %s; %d adapters of rank %d in a batch, %d loaded",
         *(cache, engine.max_loras, engine.slot_rank, engine.max_resident),
@@ -199,8 +219,17 @@ def _announce(
     log.info("ready       http://%s:%d after %.0f s", host, settings.port, seconds)
 
 
-def _generator_name(config: DocGeneratorConfig) -> str:
-    return f"{config.name}@{config.fingerprint[:12]}"
+def _capacity(config: GeneratorConfig) -> str:
+    """What a generator reads and makes, for the log."""
+    if isinstance(config, DocGeneratorConfig):
+        return (
+            f"documents, rank {config.hypernetwork.rank} a chunk of {config.max_chunk_tokens} "
+            f"tokens, up to {config.max_chunks} chunks, adapters up to rank {config.max_rank}"
+        )
+    return (
+        f"descriptions of up to {config.max_description_tokens} tokens, "
+        f"adapters of rank {config.max_rank}"
+    )
 
 
 def _name_of(model: str) -> str:
@@ -224,8 +253,6 @@ def _explained() -> Iterator[None]:
             yield
     except InvalidGenerator as error:
         raise CannotServe(f"{error}; --generator names another generator folder") from error
-    except GeneratorError as error:
-        raise CannotServe(f"the generator does not start: {error}") from error
     except StoreError as error:
         raise CannotServe(str(error)) from error
     except EngineUnusable as error:

@@ -3,7 +3,7 @@
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,7 +23,8 @@ from server.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="A document becomes a LoRA adapter in one forward pass; chat with it by its ID.",
+    help="A document, or the description of a task, becomes a LoRA adapter in one forward pass; "
+    "chat with it by its ID.",
     epilog="Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no server answers.",
     pretty_exceptions_show_locals=False,
 )
@@ -38,7 +39,11 @@ FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opt
 Url = Annotated[str, typer.Option(envvar="DOCLORA_URL", help="Address of the server")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs")]
 Documents = Annotated[
-    list[Path], typer.Argument(help="UTF-8 text or Markdown", exists=True, dir_okay=False)
+    list[Path] | None,
+    typer.Argument(metavar="[FILE]...", help="UTF-8 text or Markdown", exists=True, dir_okay=False),
+]
+Description = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="A task to do, instead of documents to know")
 ]
 
 
@@ -64,12 +69,12 @@ def _with_a_flag_for_each_setting(command: Callable[..., None]) -> Callable[...,
     """Give `command` an option for each field of Settings; unset ones stay None."""
     flags = [
         inspect.Parameter(
-            name,
+            setting.alias or name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
                 setting.annotation | None,  # type: ignore[operator]
-                typer.Option(help=_described(name, setting), show_default=False),
+                typer.Option(help=_described(setting), show_default=False),
             ],
         )
         for name, setting in Settings.model_fields.items()
@@ -79,9 +84,9 @@ def _with_a_flag_for_each_setting(command: Callable[..., None]) -> Callable[...,
     return command
 
 
-def _described(name: str, setting: FieldInfo) -> str | None:
+def _described(setting: FieldInfo) -> str | None:
     """The setting's description with its default, unless the description tells that itself."""
-    told = setting.default is None or name == "generator"
+    told = setting.default is None or "default: " in (setting.description or "")
     return setting.description if told else f"{setting.description} (default: {setting.default})"
 
 
@@ -89,13 +94,7 @@ def _described(name: str, setting: FieldInfo) -> str | None:
 @_with_a_flag_for_each_setting
 def serve(**flags: Any) -> None:
     """Run the server."""
-    try:
-        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = str(fault["loc"][0])
-        option = f"--{name.replace('_', '-')} (DOCLORA_{name.upper()})"
-        fail(f"{option}: {fault['msg']}, not {fault['input']!r}", 2)
+    settings = _settings(flags)
     try:
         with listening(settings.host, settings.port) as sock:
             from server.app import run
@@ -107,25 +106,49 @@ def serve(**flags: Any) -> None:
     os._exit(0)
 
 
+def _settings(flags: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = str(fault["loc"][0])
+        option = f"--{name.replace('_', '-')} (DOCLORA_{name.upper()})"
+        fail(f"{option}: {fault['msg']}, not {fault['input']!r}", 2)
+
+
+def _require_one_source(files: list[Path] | None, description: str | None) -> None:
+    if bool(files) == (description is not None):
+        found = "both came" if files else "neither came"
+        raise typer.BadParameter(
+            f"an adapter is made from documents or a description; {found}",
+            param_hint="FILE or --description",
+        )
+
+
 @app.command()
 def add(
-    files: Documents,
-    name: Annotated[str | None, typer.Option(help="Name of the adapter (one file only)")] = None,
+    files: Documents = None,
+    description: Description = None,
+    name: Annotated[str | None, typer.Option(help="Name of the adapter (one only)")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Turn documents into adapters on the server.
+    """Turn documents, or the description of a task, into adapters on the server.
 
     A document that is refused does not keep the others from being made.
     """
-    if name is not None and len(files) > 1:
+    _require_one_source(files, description)
+    if name is not None and files and len(files) > 1:
         raise typer.BadParameter("one name cannot name several adapters", param_hint="--name")
     finished: list[Json] = []
     faults: list[str] = []
     try:
         with connected(url) as client, _stages() as stages:
             accepted = []
-            for file in files:
+            if description is not None:
+                with _noting_refusal("the description", faults):
+                    accepted.append(client.describe(description, name))
+            for file in files or []:
                 with _noting_refusal(str(file), faults):
                     accepted.append(client.add(file, name))
             for adapter in accepted:
@@ -190,7 +213,7 @@ def remove(
     adapters: Annotated[list[str], typer.Argument(help="Adapter IDs", metavar="ID...")],
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Delete adapters and their documents for good."""
+    """Delete adapters and what they were made from for good."""
     with connected(url) as client:
         for adapter in adapters:
             client.remove(adapter)
@@ -199,31 +222,48 @@ def remove(
 
 @app.command()
 def generate(
-    files: Documents,
-    out: Annotated[Path, typer.Option(help="Folder for one PEFT adapter folder a document")],
-    generator: Annotated[
+    out: Annotated[
         Path,
         typer.Option(
-            help="Native generator folder (default: the embedded one)",
-            show_default=False,
-            envvar="DOCLORA_GENERATOR",
+            help="Folder for the PEFT adapter folders, which are named like the documents, or by "
+            "the first words of the description"
         ),
-    ] = Settings.model_fields["generator"].default,
+    ],
+    files: Documents = None,
+    description: Description = None,
+    generator: Annotated[
+        Path | None,
+        typer.Option(
+            help="Native generator folder (default: DOCLORA_GENERATOR, or the embedded ones)",
+            show_default=False,
+        ),
+    ] = None,
     max_chunk_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a chunk (default: the generator's)")
+        int | None,
+        typer.Option(min=1, help="Tokens of a document's chunk (default: the generator's)"),
     ] = None,
 ) -> None:
-    """Turn documents into PEFT adapter folders, without a server."""
-    from server.offline import CannotGenerate, generate_adapters
+    """Turn documents, or the description of a task, into PEFT adapter folders without a server."""
+    _require_one_source(files, description)
+    generators = _settings({}).generators if generator is None else [generator]
+
+    from server import offline
 
     with _stages() as stages:
-        tasks = {file: stages.add_task(escape(file.name), total=None, stage="") for file in files}
+        labels = [offline.DESCRIPTION] if description is not None else list(map(str, files or []))
+        tasks = {label: stages.add_task(escape(label), total=None, stage="") for label in labels}
+
+        def report(label: str, done: int, total: int) -> None:
+            stages.update(tasks[label], completed=done, total=total)
+
         try:
-            written = generate_adapters(
-                *(files, out, generator, max_chunk_tokens),
-                lambda file, done, total: stages.update(tasks[file], completed=done, total=total),
-            )
-        except CannotGenerate as error:
+            if description is not None:
+                written = offline.generate_from_description(description, out, generators, report)
+            else:
+                written = offline.generate_from_documents(
+                    *(files or [], out, generators, max_chunk_tokens), report
+                )
+        except offline.CannotGenerate as error:
             fail(str(error))
     for adapter in written:
         made = adapter.generated
@@ -342,6 +382,7 @@ def _measures(adapter: Json) -> str:
 def _table(adapters: list[Json]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("ID", no_wrap=True)
+    table.add_column("KIND")
     table.add_column("NAME")
     table.add_column("STATUS")
     for measure in ("TOKENS", "RANK", "SIZE"):
@@ -352,6 +393,7 @@ def _table(adapters: list[Json]) -> Table:
         title = _title(adapter) if adapter["name"] or adapter["source_name"] else ""
         table.add_row(
             adapter["id"],
+            adapter["kind"],
             Text(title),  # as it is: a file's name may look like markup
             adapter["status"],
             str(adapter["tokens"] or ""),

@@ -60,6 +60,11 @@ class Client:
         with file.open("rb") as content:
             return self._json("POST", "/v1/adapters", data=fields, files={"file": content})
 
+    def describe(self, description: str, name: str | None) -> Json:
+        """Send the description of a task; returns its adapter, usually still `queued`."""
+        body = {"description": description, "name": name, "wait": 0}
+        return self._json("POST", "/v1/adapters", json=body)
+
     def follow(self, adapter_id: str) -> Iterator[Json]:
         """The adapter as it was and at each change, until it is ready, failed or cancelled."""
         yield from self._events("GET", f"/v1/adapters/{adapter_id}/events")

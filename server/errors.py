@@ -11,7 +11,7 @@ OpenAI's clients retry 408, 409, 429 and everything from 500 on unless the answe
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi import HTTPException as FastAPIHTTPException
@@ -26,6 +26,8 @@ from starlette.routing import Match
 import adapters_store as store
 
 log = logging.getLogger(__name__)
+
+Source = Literal["document", "description"]
 
 
 class ApiError(Exception):
@@ -132,16 +134,26 @@ class UnsupportedMediaType(ApiError):
     code = "unsupported_media_type"
 
 
-class DocumentRejected(ApiError):
-    """The document's content cannot become an adapter; `code` says why."""
+class GeneratorMissing(ApiError):
+    """This server runs no generator that reads what came in."""
 
-    code = "document_rejected"
+    code = "generator_missing"
 
 
-class DocumentTooLarge(DocumentRejected):
+class SourceRejected(ApiError):
+    """What came in cannot become an adapter; `code` says what and why, like `document_empty`."""
+
+    reason: str
+
+    def __init__(self, message: str, *, source: Source, param: str) -> None:
+        super().__init__(message, param=param)
+        self.code = f"{source}_{self.reason}"
+
+
+class SourceTooLong(SourceRejected):
     """More tokens than the generator takes."""
 
-    code = "document_too_long"
+    reason = "too_long"
 
 
 class GenerationFailed(ApiError):

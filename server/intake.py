@@ -2,113 +2,46 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from anyio import to_thread
 from fastapi import Request
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import ValidationError
 
-from adapters_store import is_adapter_id
-from generator.chunks import Chunker, DocumentTooLong
+from adapters_store import AdapterKind
+from generator.chunks import DocumentTooLong
+from generator.description import DescriptionTooLong, EmptyDescription
 from server.errors import (
-    DocumentTooLarge,
     InvalidRequest,
+    Source,
+    SourceTooLong,
     UnsupportedMediaType,
     invalid_fields,
 )
-from server.reading.text import read_text, require_text_type
-from server.settings import Settings
+from server.generators import Splitter
+from server.reading.text import EmptySource, read_text, require_text_type
+from server.upload_fields import DEFAULT_WAIT_SECONDS, AdapterOptions, JsonUpload
 from server.uploads import Form, UploadedFile, limited_body, receive_form
 
 CERTAINLY_TOO_LONG = 16  # characters a token: no prose has so many
-DEFAULT_WAIT_SECONDS = 30.0
-MAX_WAIT_SECONDS: float = Settings.model_fields["max_wait"].default
-MAX_TTL_SECONDS = 10 * 365 * 86400.0
+TITLE_CHARACTERS = 60
 
-
-NAME = re.compile(r"\w[\w.-]{0,127}")
-
-
-def _usable_name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            "a name has 1 to 128 letters, digits, '_', '.' and '-', and begins with none of '.-'"
-        )
-    if is_adapter_id(name):
-        raise ValueError("a name must not look like an adapter ID")
-    return name
-
-
-Name = Annotated[
-    str,
-    AfterValidator(_usable_name),
-    Field(
-        description="Works as `model` like the ID. Under a taken name this is its next version",
-        json_schema_extra={"pattern": f"^{NAME.pattern}$"},
-    ),
-]
-MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-
-
-class AdapterOptions(BaseModel):
-    """What a caller may say about a new adapter besides its document."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    name: Name | None = None
-    metadata: Annotated[
-        dict[MetadataKey, MetadataValue],
-        Field(max_length=16, description="Up to 16 strings, kept with the adapter"),
-    ] = {}
-    ttl_seconds: Annotated[
-        float | None,
-        Field(gt=0, le=MAX_TTL_SECONDS, description="Delete the adapter after this time"),
-    ] = None
-    wait: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="Seconds to wait for the adapter to be ready; 0: do not wait. At most the "
-            f"server's `--max-wait`, {MAX_WAIT_SECONDS:g} unless set; by default "
-            f"{DEFAULT_WAIT_SECONDS:g}, or the maximum where that is less",
-        ),
-    ] = None
-
-
-class TextUpload(AdapterOptions):
-    """The JSON form of an upload."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "text": "# Travel policy\n\nA train ticket up to 120 EUR needs no approval.",
-                "name": "travel-policy",
-                "metadata": {"team": "people"},
-                "wait": 30,
-            }
-        }
-    )
-
-    text: Annotated[str, Field(description="The document: plain text or Markdown")]
+Param = Literal["file", "text", "description"]
+SOURCES: Mapping[Param, Source] = {
+    "file": "document",
+    "text": "document",
+    "description": "description",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A readable document and what its caller said about it."""
+    """A readable document or description and what its caller said about it."""
 
-    param: Literal["file", "text"]  # where the document was
+    param: Param  # where it was
     text: str
     options: AdapterOptions
     wait: float  # seconds
@@ -116,41 +49,21 @@ class Upload:
     source_sha256: str  # of the bytes that came in
     source_bytes: int
 
+    @property
+    def source(self) -> Source:
+        return SOURCES[self.param]
 
-REQUEST_BODY: Mapping[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "UTF-8 text or Markdown",
-                        },
-                        **AdapterOptions.model_json_schema()["properties"],
-                        "metadata": {
-                            "type": "string",
-                            "description": "A JSON object of up to 16 strings",
-                            "example": '{"team": "people"}',
-                        },
-                    },
-                }
-            },
-            "application/json": {"schema": TextUpload.model_json_schema()},
-        },
-    }
-}
+    @property
+    def kind(self) -> AdapterKind:
+        """Of the adapter that it becomes."""
+        return AdapterKind.DOCUMENT if self.source == "document" else AdapterKind.TEXT
 
 
 async def receive(request: Request, folder: Path, *, max_bytes: int, max_wait: float) -> Upload:
     """Read an upload of at most `max_bytes`; a file is streamed into `folder` first.
 
     Raises errors of the API: BodyTooLarge, MalformedBody, InvalidRequest, UnsupportedMediaType,
-    DocumentRejected.
+    SourceRejected.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     match content_type:
@@ -164,27 +77,40 @@ async def receive(request: Request, folder: Path, *, max_bytes: int, max_wait: f
             return await to_thread.run_sync(_read_json, body, max_wait)
     raise UnsupportedMediaType(
         f"The content type {content_type or 'of the request'!r} is not taken here; send "
-        "multipart/form-data with a part `file`, or application/json with a field `text`."
+        "multipart/form-data with a part `file`, or application/json with a field `text` or "
+        "`description`."
     )
 
 
-def split(chunker: Chunker, upload: Upload) -> Sequence[Sequence[int]]:
-    """The document's chunks; raises DocumentTooLarge.
+def split(splitter: Splitter, upload: Upload) -> Sequence[Sequence[int]]:
+    """The chunks of what was uploaded; raises SourceTooLong, EmptySource.
 
     Of a text far beyond the limit only the beginning is tokenised, so that refusing it is cheap.
     """
     text = upload.text.strip()  # the beginning must not be all white space
-    beginning = text[: chunker.max_tokens * CERTAINLY_TOO_LONG]
+    beginning = text[: splitter.max_tokens * CERTAINLY_TOO_LONG]
     try:
-        chunks = chunker.split(beginning)
-        return chunks if len(beginning) == len(text) else chunker.split(text)
+        chunks = splitter.split(beginning)
+        return chunks if len(beginning) == len(text) else splitter.split(text)
     except DocumentTooLong as error:
-        raise DocumentTooLarge(
-            f"The document has {error.tokens:,} tokens or more ({len(upload.text):,} characters); "
-            f"this generator takes at most {error.max_tokens:,} tokens "
-            f"({error.max_chunks} chunks). Split it into several documents.",
-            param=upload.param,
-        ) from error
+        limit = f" ({error.max_chunks} chunks). Split it into several documents."
+        raise _too_long(upload, error, limit) from error
+    except DescriptionTooLong as error:
+        raise _too_long(upload, error, ". Say it in fewer words.") from error
+    except EmptyDescription as error:  # of characters that its tokenizer leaves out
+        message = f"T{str(error)[1:]}."
+        raise EmptySource(message, source=upload.source, param=upload.param) from error
+
+
+def _too_long(
+    upload: Upload, error: DocumentTooLong | DescriptionTooLong, advice: str
+) -> SourceTooLong:
+    return SourceTooLong(
+        f"The {upload.source} has {error.tokens:,} tokens or more ({len(upload.text):,} "
+        f"characters); this generator takes at most {error.max_tokens:,} tokens{advice}",
+        source=upload.source,
+        param=upload.param,
+    )
 
 
 def _of_form(form: Form) -> tuple[UploadedFile, AdapterOptions]:
@@ -214,20 +140,52 @@ def _read_file(file: UploadedFile, options: AdapterOptions, wait: float) -> Uplo
 
 
 def _source_name(file: UploadedFile) -> str | None:
-    """The file's name without folders, and without what would steer a terminal."""
-    name = Path(file.filename).name
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name) or None
+    """The file's name without folders."""
+    return _printable(Path(file.filename).name) or None
+
+
+def _printable(text: str) -> str:
+    """Without what would steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _read_json(body: bytes, max_wait: float) -> Upload:
     try:
-        upload = TextUpload.model_validate_json(body, strict=True)
+        upload = JsonUpload.model_validate_json(body, strict=True)
     except ValidationError as error:
         raise invalid_fields(error.errors()) from error
     wait = _wait(upload, max_wait)
-    data = upload.text.encode("utf-8", "surrogatepass")
-    text = read_text(data, param="text")
-    return Upload("text", text, upload, wait, None, hashlib.sha256(data).hexdigest(), len(data))
+    param, sent = _one_of(upload)
+    data = sent.encode("utf-8", "surrogatepass")
+    text = read_text(data, param=param, source=SOURCES[param])
+    title = _title(text) if param == "description" else None
+    return Upload(param, text, upload, wait, title, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _one_of(upload: JsonUpload) -> tuple[Param, str]:
+    """What the adapter is to be made from."""
+    match upload.text, upload.description:
+        case str(text), None:
+            return "text", text
+        case None, str(description):
+            return "description", description
+        case None, None:
+            found, param = "neither came", "text"
+        case _:
+            found, param = "both came", "description"
+    raise InvalidRequest(
+        "An adapter is made from exactly one of `text`, a document to know, and `description`, a "
+        f"task to do; {found}.",
+        param=param,
+    )
+
+
+def _title(description: str) -> str:
+    """A description's beginning, on one line."""
+    line = " ".join(description.split())
+    if len(line) > TITLE_CHARACTERS:
+        line = f"{line[: TITLE_CHARACTERS - 1]}…"
+    return _printable(line)
 
 
 def _wait(options: AdapterOptions, max_wait: float) -> float:

@@ -1,8 +1,8 @@
 """From a queued row to a ready adapter.
 
 Workers take adapters from a queue; the catalogue's unfinished rows are its truth, so what a
-stopped server left behind is taken up again at the next start. Several documents are in work at
-once, so that the generator process can share its batches among them. A job whose beginning or end
+stopped server left behind is taken up again at the next start. Several adapters are in work at
+once, so that a generator's process can share its batches among them. A job whose beginning or end
 the store cannot note now waits until it can.
 """
 
@@ -30,9 +30,9 @@ from adapters_store import (
     StoreUnwritable,
     WrongStatus,
 )
-from generator.chunks import Chunker
 from generator.process import Generated, GenerationRefused, GeneratorDied, GeneratorProcess
 from server.changes import Changes
+from server.generators import Generators, ServedGenerator
 from server.metrics import Metrics, Stage
 from server.registration import Registration
 
@@ -45,17 +45,12 @@ PAUSES_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class Jobs:
-    """Makes queued adapters, `workers` at once; an async context manager.
-
-    `generator_name` is what the rows of this generator carry ("name@fingerprint").
-    """
+    """Makes queued adapters, `workers` at once; an async context manager."""
 
     def __init__(
         self,
         store: AdapterStore,
-        chunker: Chunker,
-        generator: GeneratorProcess,
-        generator_name: str,
+        generators: Generators,
         registration: Registration,
         changes: Changes,
         metrics: Metrics,
@@ -63,9 +58,7 @@ class Jobs:
         workers: int,
     ) -> None:
         self._store = store
-        self._chunker = chunker
-        self._generator = generator
-        self._generator_name = generator_name
+        self._generators = generators
         self._registration = registration
         self._changes = changes
         self._metrics = metrics
@@ -191,18 +184,13 @@ class Jobs:
         await self._registration.preload(adapter.id)
 
     async def _generate(self, adapter: Adapter) -> None:
-        if adapter.generator != self._generator_name:
-            raise GenerationRefused(
-                "generator_changed",
-                f"The document was queued for the generator {adapter.generator}; this server now "
-                f"runs {self._generator_name}. Upload it again.",
-            )
+        generator = self._generator_of(adapter)
         began = time.perf_counter()
         text = (await self._store.source(adapter.id)).decode()
-        chunks = await to_thread.run_sync(self._chunker.split, text)
+        chunks = await to_thread.run_sync(generator.splitter.split, text)
         extracted = time.perf_counter()
         async with self._store.staging() as folder:
-            generated = await self._generated(adapter.id, chunks, folder)
+            generated = await self._generated(generator.process, adapter.id, chunks, folder)
             done = time.perf_counter()
             await self._store.advance(adapter.id, AdapterStatus.STORING)
             self._changes.announce(adapter.id)
@@ -229,11 +217,25 @@ class Jobs:
             sum(stages.values()) * 1000,
         )
 
-    async def _generated(self, adapter_id: str, chunks: Chunks, folder: Path) -> Generated:
+    def _generator_of(self, adapter: Adapter) -> ServedGenerator:
+        """The very generator that the adapter was queued for; raises GenerationRefused."""
+        generator = self._generators.get(adapter.kind)
+        if generator is not None and generator.name == adapter.generator:
+            return generator
+        now = f"runs {generator.name}" if generator is not None else "runs none of its kind"
+        raise GenerationRefused(
+            "generator_changed",
+            f"The adapter was queued for the generator {adapter.generator}; this server now {now}. "
+            "Upload its source again.",
+        )
+
+    async def _generated(
+        self, generator: GeneratorProcess, adapter_id: str, chunks: Chunks, folder: Path
+    ) -> Generated:
         reports: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
         reporter = asyncio.create_task(self._report(adapter_id, reports))
         try:
-            return await self._generator.generate(
+            return await generator.generate(
                 chunks, folder, lambda done, total: reports.put_nowait((done, total))
             )
         finally:

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from adapters_store import AdapterStatus
+from server.generators import Generators
 
 Stage = Literal["extract", "generate", "store", "register"]
 STAGES: tuple[Stage, ...] = ("extract", "generate", "store", "register")
@@ -21,18 +22,12 @@ class CountsLoads(Protocol):
     failures: int
 
 
-class CountsRestarts(Protocol):
-    """What the generator process counts."""
-
-    restarts: int
-
-
 class _Counters:
     """Counts that live where they are made, read when Prometheus asks."""
 
-    def __init__(self, residency: CountsLoads, generator: CountsRestarts) -> None:
+    def __init__(self, residency: CountsLoads, generators: Generators) -> None:
         self._residency = residency
-        self._generator = generator
+        self._generators = generators
 
     def collect(self) -> Iterator[Metric]:
         for name, meaning, value in (
@@ -41,11 +36,20 @@ class _Counters:
             ("load_failures", "Loads that the engine refused", self._residency.failures),
         ):
             yield CounterMetricFamily(f"doclora_adapter_{name}", meaning, value)
-        yield CounterMetricFamily(
+        labels = ["kind", "generator"]
+        restarts = CounterMetricFamily(
             "doclora_generator_restarts",
-            "Times the generator process died and was started again",
-            self._generator.restarts,
+            "Times a generator's process died and was started again",
+            labels=labels,
         )
+        up = GaugeMetricFamily(
+            "doclora_generator_up", "Whether a generator's process is ready", labels=labels
+        )
+        for kind, generator in self._generators.items():
+            restarts.add_metric([kind, generator.name], generator.process.restarts)
+            up.add_metric([kind, generator.name], generator.process.ready)
+        yield restarts
+        yield up
 
 
 class Metrics:
@@ -55,7 +59,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._stages = Histogram(
             "doclora_stage_seconds",
-            "Time of each stage from a document to a loaded adapter",
+            "Time of each stage from a document or a description to a loaded adapter",
             ["stage"],
             buckets=SECONDS,
             registry=self._registry,
@@ -72,9 +76,9 @@ class Metrics:
         for stage in STAGES:
             self._stages.labels(stage)
 
-    def count(self, residency: CountsLoads, generator: CountsRestarts) -> None:
-        """Publish the counts of residency and of the generator process."""
-        self._registry.register(_Counters(residency, generator))
+    def count(self, residency: CountsLoads, generators: Generators) -> None:
+        """Publish the counts of residency, and each generator's state."""
+        self._registry.register(_Counters(residency, generators))
 
     def observe(self, stage: Stage, seconds: float) -> None:
         self._stages.labels(stage).observe(seconds)

@@ -97,7 +97,7 @@ def require_ready(adapter: Adapter, base_model: str, *, param: str) -> None:
     if adapter.base_model != base_model:
         raise errors.AdapterStateConflict(
             f"The adapter {adapter.id!r} was made for the base model {adapter.base_model!r}; this "
-            f"server runs {base_model!r}. Upload its document again.",
+            f"server runs {base_model!r}. Upload its source again.",
             param=param,
         )
     match adapter.status:

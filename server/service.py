@@ -9,9 +9,8 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 
 from adapters_store import AdapterStore
-from generator.chunks import Chunker
-from generator.process import GeneratorProcess
 from server.changes import Changes
+from server.generators import Generators
 from server.jobs import Jobs
 from server.metrics import Metrics
 from server.models import Models
@@ -36,9 +35,7 @@ class Service:
     settings: Settings
     started_at: float  # unix seconds
     store: AdapterStore
-    chunker: Chunker
-    generator: GeneratorProcess
-    generator_name: str  # name@fingerprint
+    generators: Generators
     engine: ServingEngine
     residency: Residency
     models: Models
@@ -53,9 +50,7 @@ class Service:
         cls,
         settings: Settings,
         store: AdapterStore,
-        chunker: Chunker,
-        generator: GeneratorProcess,
-        generator_name: str,
+        generators: Generators,
         engine: ServingEngine,
     ) -> AsyncIterator["Service"]:
         """Work on the store's unfinished jobs, and on what comes, until the block ends."""
@@ -64,15 +59,11 @@ class Service:
         timed = TimedEngine(engine, store, metrics)
         async with AsyncExitStack() as stack:
             residency = await stack.enter_async_context(Residency(timed, settings.max_resident))
-            metrics.count(residency, generator)
+            metrics.count(residency, generators)
             models = await stack.enter_async_context(Models(engine.base_model, store))
             registration = Registration(residency, store)
             jobs = await stack.enter_async_context(
-                Jobs(
-                    *(store, chunker, generator, generator_name),
-                    *(registration, changes, metrics),
-                    workers=settings.jobs,
-                )
+                Jobs(store, generators, registration, changes, metrics, workers=settings.jobs)
             )
             removal = Removal(store, residency, jobs, changes)
             await stack.enter_async_context(removal)
@@ -80,9 +71,7 @@ class Service:
                 settings=settings,
                 started_at=time.time(),
                 store=store,
-                chunker=chunker,
-                generator=generator,
-                generator_name=generator_name,
+                generators=generators,
                 engine=engine,
                 residency=residency,
                 models=models,

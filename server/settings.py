@@ -1,22 +1,29 @@
 """Everything an operator can set, by flag or by environment variable `DOCLORA_<NAME>`."""
 
+import json
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import generator
 
 EMBEDDED = Path(generator.__file__).parent / "pretrained" / "tiny"
+EMBEDDED_GENERATORS = [
+    folder for folder in (EMBEDDED / "doc", EMBEDDED / "text") if (folder / "config.json").is_file()
+]
 MIB = 2**20
 
 
 class Settings(BaseSettings):
-    """Settings of `doclora serve`. Each field is a flag (`--max-wait`) and a variable
-    (`DOCLORA_MAX_WAIT`); the flag wins."""
+    """Settings of `doclora serve`. Each field, by its alias if it has one, is a flag (`--max-wait`)
+    and a variable (`DOCLORA_MAX_WAIT`); the flag wins."""
 
-    model_config = SettingsConfigDict(env_prefix="DOCLORA_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DOCLORA_", env_prefix_target="all", validate_by_name=True, frozen=True
+    )
 
     data_dir: Annotated[Path, Field(description="Folder of the catalogue, weights and texts")] = (
         Path("data")
@@ -28,12 +35,20 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="Port to listen on")] = 8000
 
-    generator: Annotated[
-        Path, Field(description="Native generator folder (default: the embedded tiny one)")
-    ] = EMBEDDED / "doc"
+    generators: Annotated[
+        list[Path],
+        NoDecode,
+        Field(
+            alias="generator",
+            min_length=1,
+            description="Native generator folder; give it twice for one that reads documents and "
+            f"one that reads descriptions (in the variable: a JSON list, or with {os.pathsep!r} "
+            "between them; default: the embedded tiny ones)",
+        ),
+    ] = EMBEDDED_GENERATORS
     model: Annotated[
         str | None,
-        Field(description="Base model: folder or hub name (default: the generator's own)"),
+        Field(description="Base model: folder or hub name (default: the generators' own)"),
     ] = None
     served_name: Annotated[
         str | None,
@@ -63,20 +78,20 @@ class Settings(BaseSettings):
     ] = 64
 
     generator_device: Annotated[
-        str, Field(description="Device of the generator process: auto, cpu, cuda, cuda:1, ...")
+        str, Field(description="Device of the generators: auto, cpu, cuda, cuda:1, ...")
     ] = "auto"
     generator_mode: Annotated[
         Literal["batched", "iterative"],
         Field(
-            description="Features of all base layers at once, or layer by layer: the same "
-            "adapters in a fraction of the memory, more slowly"
+            description="Features of a document from all base layers at once, or layer by layer: "
+            "the same adapters in a fraction of the memory, more slowly"
         ),
     ] = "batched"
     max_batch_tokens: Annotated[
-        int, Field(ge=1, description="Tokens in one micro-batch of the generator, padding included")
+        int, Field(ge=1, description="Tokens in one micro-batch of a generator, padding included")
     ] = 4096
     jobs: Annotated[
-        int, Field(ge=1, le=256, description="Documents in generation at once; they share batches")
+        int, Field(ge=1, le=256, description="Adapters in generation at once; they share batches")
     ] = 8
 
     max_upload_bytes: Annotated[
@@ -92,3 +107,13 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="Log lines for people or, as JSON, for collectors"
     )
+
+    @field_validator("generators", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        """The paths in the variable's text."""
+        if not isinstance(given, str):
+            return given
+        if given.startswith("["):
+            return json.loads(given)
+        return [path for path in given.split(os.pathsep) if path]

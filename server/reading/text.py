@@ -2,7 +2,7 @@
 
 from pathlib import PurePath
 
-from server.errors import DocumentRejected, UnsupportedMediaType
+from server.errors import Source, SourceRejected, UnsupportedMediaType
 
 ACCEPTED_SUFFIXES = ("", ".txt", ".text", ".md", ".markdown")
 ACCEPTED_TYPES = ("text/plain", "text/markdown", "text/x-markdown", "application/octet-stream")
@@ -23,16 +23,16 @@ SIGNATURES = {
 }
 
 
-class EmptyDocument(DocumentRejected):
-    code = "document_empty"
+class EmptySource(SourceRejected):
+    reason = "empty"
 
 
-class BinaryDocument(DocumentRejected):
-    code = "document_binary"
+class BinarySource(SourceRejected):
+    reason = "binary"
 
 
-class InvalidEncoding(DocumentRejected):
-    code = "document_not_utf8"
+class InvalidEncoding(SourceRejected):
+    reason = "not_utf8"
 
 
 def require_text_type(filename: str | None, content_type: str | None) -> None:
@@ -54,28 +54,32 @@ def require_text_type(filename: str | None, content_type: str | None) -> None:
     )
 
 
-def read_text(data: bytes, *, param: str) -> str:
+def read_text(data: bytes, *, param: str, source: Source = "document") -> str:
     """The text in `data`: UTF-8, with or without a byte order mark, line ends made `\\n`.
 
-    `param` names the input in errors. Raises EmptyDocument, BinaryDocument, InvalidEncoding.
+    `param` and `source` name the input in errors. Raises EmptySource, BinarySource,
+    InvalidEncoding.
     """
-    _refuse_binary(data, param)
+    _refuse_binary(data, param, source)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # the codec counts from behind a byte order mark
         offset = error.start + len(data) - len(error.object)
         raise InvalidEncoding(
-            f"The document is not valid UTF-8: byte 0x{data[offset]:02x} at offset {offset:,} "
+            f"The {source} is not valid UTF-8: byte 0x{data[offset]:02x} at offset {offset:,} "
             f"({error.reason}). Save it as UTF-8 and send it again.",
+            source=source,
             param=param,
         ) from None
     if not text.strip():
-        raise EmptyDocument("The document is empty or has nothing but white space.", param=param)
+        raise EmptySource(
+            f"The {source} is empty or has nothing but white space.", source=source, param=param
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _refuse_binary(data: bytes, param: str) -> None:
+def _refuse_binary(data: bytes, param: str, source: Source) -> None:
     likely = next((what for start, what in SIGNATURES.items() if data.startswith(start)), None)
     zeros = data.count(0)
     controls = len(data) - len(data.translate(None, CONTROLS)) + data.count(REPLACEMENT)
@@ -87,6 +91,8 @@ def _refuse_binary(data: bytes, param: str) -> None:
         found = f"{controls / len(data):.0%} control or replacement characters"
     else:
         return
-    raise BinaryDocument(
-        f"The document is not text ({found}). Send UTF-8 text or Markdown.", param=param
+    raise BinarySource(
+        f"The {source} is not text ({found}). Send UTF-8 text or Markdown.",
+        source=source,
+        param=param,
     )

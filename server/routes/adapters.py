@@ -1,4 +1,4 @@
-"""Adapters: made from documents, listed, watched, loaded, downloaded, deleted."""
+"""Adapters: made from documents and descriptions, listed, watched, loaded, downloaded, deleted."""
 
 import hashlib
 import json
@@ -21,13 +21,15 @@ from adapters_store import (
     is_adapter_id,
 )
 from server import errors
-from server.intake import REQUEST_BODY, Upload, receive, split
+from server.generators import SYSTEMS, ServedGenerator
+from server.intake import Upload, receive, split
 from server.models import require_ready
 from server.residency import AdapterGone, EngineRefused, EngineStopped, NoRoom
 from server.routes.objects import EXAMPLE_ID, AdapterList, AdapterObject, DeletedAdapter
 from server.routes.responses import answers
 from server.service import Parts, Service
 from server.tenants import Tenant
+from server.upload_fields import REQUEST_BODY
 from server.zipping import zipped
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=errors.Route)
@@ -40,10 +42,10 @@ AdapterId = Annotated[
 
 @router.post(
     "",
-    summary="Make an adapter from a document",
+    summary="Make an adapter from a document or a description",
     status_code=201,
     responses=answers(
-        {200: "The same document was there already", 202: "Still being made; see `Location`"},
+        {200: "The same content was there already", 202: "Still being made; see `Location`"},
         model=AdapterObject,
         errors=(400, 404, 409, 413, 415, 500, 503),
     ),
@@ -52,7 +54,8 @@ AdapterId = Annotated[
 async def create_adapter(
     request: Request, response: Response, parts: Parts, tenant: Tenant
 ) -> AdapterObject:
-    """Uploads a document, as a multipart form with a part `file` or as JSON with a field `text`.
+    """Uploads a document, as a multipart form with a part `file` or as JSON with a field `text`, or
+    the description of a task, as JSON with a field `description`.
 
     The answer waits up to `wait` seconds for the adapter: 201 when it is ready, 202 when it is
     still being made, 404 or 409 when it is deleted or cancelled meanwhile. The same content again
@@ -75,18 +78,20 @@ async def create_adapter(
 
 
 async def _queue(upload: Upload, parts: Service, tenant: str) -> tuple[Adapter, bool]:
-    """Keep the document and queue its adapter, once its chunks are known to be within bounds."""
-    chunks = await to_thread.run_sync(split, parts.chunker, upload)
+    """Keep what came in and queue its adapter, once its chunks are known to be within bounds."""
+    generator = _generator_of(upload, parts)
+    chunks = await to_thread.run_sync(split, generator.splitter, upload)
     data = upload.text.encode()
     ttl = upload.options.ttl_seconds
     adapter, created = await parts.store.add(
         NewAdapter(
             base_model=parts.engine.base_model,
-            generator=parts.generator_name,
-            fingerprint=_fingerprint(data, parts),
+            generator=generator.name,
+            fingerprint=_fingerprint(data, upload.kind, generator.name, parts.engine.base_model),
             source_sha256=upload.source_sha256,
             source_bytes=upload.source_bytes,
             tenant=tenant,
+            kind=upload.kind,
             name=upload.options.name,
             source_name=upload.source_name,
             metadata=upload.options.metadata,
@@ -101,14 +106,23 @@ async def _queue(upload: Upload, parts: Service, tenant: str) -> tuple[Adapter, 
     return adapter, created
 
 
-def _fingerprint(text: bytes, parts: Service) -> str:
-    """Equal for what would become the same adapter."""
-    outcome = [
-        hashlib.sha256(text).hexdigest(),
-        parts.generator_name,
-        parts.engine.base_model,  # an adapter answers for this one only, see require_ready
-        AdapterKind.DOCUMENT,
-    ]
+def _generator_of(upload: Upload, parts: Service) -> ServedGenerator:
+    """The generator that reads what came in; raises GeneratorMissing."""
+    if generator := parts.generators.get(upload.kind):
+        return generator
+    raise errors.GeneratorMissing(
+        f"This server runs no generator that reads {upload.source}s. Start it with another "
+        f"`--generator DIR`, of a folder with a {SYSTEMS[upload.kind]} generator.",
+        param=upload.param,
+    )
+
+
+def _fingerprint(text: bytes, kind: AdapterKind, generator: str, base_model: str) -> str:
+    """Equal for what would become the same adapter.
+
+    The base model is part of it: an adapter answers for this one only, see require_ready.
+    """
+    outcome = [hashlib.sha256(text).hexdigest(), generator, base_model, kind]
     return hashlib.sha256(json.dumps(outcome).encode()).hexdigest()
 
 
@@ -267,7 +281,7 @@ async def download_adapter(
 
 @router.delete("/{adapter_id}", summary="Delete an adapter", responses=answers(errors=(404, 503)))
 async def delete_adapter(adapter_id: AdapterId, parts: Parts, tenant: Tenant) -> DeletedAdapter:
-    """Deletes the adapter and its document for good. Running answers end normally first."""
+    """Deletes the adapter and its source for good. Running answers end normally first."""
     await parts.removal.remove(tenant, adapter_id)
     return DeletedAdapter(id=adapter_id)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from pydantic import BaseModel, Field
 
-from adapters_store import StoreError
+from adapters_store import AdapterKind, StoreError
 from server import errors
 from server.routes.responses import answers
 from server.service import Parts
@@ -23,7 +23,10 @@ class Readiness(BaseModel):
 
     ready: bool
     engine: bool = Field(description="vLLM answers")
-    generator: bool = Field(description="The generator process has its hypernetwork loaded")
+    generators: dict[AdapterKind, bool] = Field(
+        description="By the kind of adapters that each makes: its process has its hypernetwork "
+        "loaded"
+    )
     store: bool = Field(description="The catalogue answers")
 
 
@@ -43,10 +46,11 @@ async def ready(parts: Parts, response: Response) -> Readiness:
         store = True
     except StoreError:
         store = False
-    engine, generator = parts.engine.ready, parts.generator.ready
-    every = engine and generator and store
+    engine = parts.engine.ready
+    generators = {kind: made_by.process.ready for kind, made_by in parts.generators.items()}
+    every = engine and all(generators.values()) and store
     response.status_code = 200 if every else 503
-    return Readiness(ready=every, engine=engine, generator=generator, store=store)
+    return Readiness(ready=every, engine=engine, generators=generators, store=store)
 
 
 @router.get(

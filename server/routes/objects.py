@@ -12,7 +12,7 @@ EXAMPLE_ID = "adp_01k3j8z6c2v5xq0m7r4t9w1y8e"
 
 class ProgressObject(BaseModel):
     done: int = Field(description="Chunks that are made")
-    total: int = Field(description="Chunks of the document; 0 before it is known")
+    total: int = Field(description="Chunks in all; 0 before it is known")
 
 
 class FailureObject(BaseModel):
@@ -23,7 +23,7 @@ class FailureObject(BaseModel):
 class TimingsObject(BaseModel):
     """Milliseconds of each stage, null until it has run."""
 
-    extract: float | None = Field(description="Reading the document and splitting it into chunks")
+    extract: float | None = Field(description="Reading the source and splitting it into chunks")
     generate: float | None = Field(description="Waiting for and running the generator")
     store: float | None = Field(description="Making the weights durable")
     # BaseModel has a method of this name
@@ -33,7 +33,8 @@ class TimingsObject(BaseModel):
 
 
 class AdapterObject(BaseModel):
-    """A LoRA adapter made from one document. Its ID never names other weights."""
+    """A LoRA adapter made from one document, or from the description of a task (kind `text`). Its
+    ID never names other weights."""
 
     id: str = Field(description="Use it as `model` in chat, completions and the others")
     object: Literal["adapter"] = "adapter"
@@ -45,7 +46,9 @@ class AdapterObject(BaseModel):
     version: int | None = Field(description="Counts the adapters under one name")
     base_model: str
     generator: str = Field(description="The hypernetwork that made it: name@fingerprint")
-    source_name: str | None = Field(description="File name of the document")
+    source_name: str | None = Field(
+        description="File name of the document, or the beginning of the description"
+    )
     source_bytes: int
     tokens: int | None
     chunks: int | None

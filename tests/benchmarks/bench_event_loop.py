@@ -23,14 +23,15 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI
 
-from adapters_store import AdapterStore
+from adapters_store import AdapterKind, AdapterStore
 from generator.chunks import Chunker, DocumentTooLong
 from generator.config import read_doc_config
 from generator.document import DocumentGenerator
 from generator.process import GeneratorProcess
 from server.app import furnish
+from server.generators import ServedGenerator
 from server.service import Service
-from server.settings import Settings
+from server.settings import EMBEDDED, Settings
 
 TICK_SECONDS = 0.002
 STALL_BAR_MS = 50.0
@@ -113,10 +114,10 @@ async def measure(folder: Path, documents: int, data: Path) -> bool:
     generator = GeneratorProcess(folder)
     await generator.start()
     app = FastAPI()
-    settings = Settings(generator=folder)
+    generators = {AdapterKind.DOCUMENT: ServedGenerator(config.name, chunker, generator)}
     async with (
         await AdapterStore.open(data) as store,
-        Service.running(settings, store, chunker, generator, config.name, NoEngine()) as service,
+        Service.running(Settings(), store, generators, NoEngine()) as service,
     ):
         furnish(app, service)
         transport = httpx.ASGITransport(app)
@@ -150,7 +151,7 @@ async def measure(folder: Path, documents: int, data: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=16)
-    parser.add_argument("--generator", type=Path, default=Settings().generator)
+    parser.add_argument("--generator", type=Path, default=EMBEDDED / "doc")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as data:
         fine = asyncio.run(measure(options.generator, options.documents, Path(data)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from generator.chunks import Chunk, Chunker
 from generator.document import DocumentGenerator
 from generator.microbatch import MicroBatches
-from server.settings import Settings
+from server.settings import EMBEDDED, Settings
 from tests.benchmarks import traffic
 
 FACTS = 3
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--documents", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--generator", type=Path, default=settings.generator)
+    parser.add_argument("--generator", type=Path, default=EMBEDDED / "doc")
     given = parser.parse_args()
     measure(given.generator, given.documents, given.rounds, settings.max_batch_tokens)
 

@@ -15,9 +15,10 @@ from transformers import (
 )
 
 from generator import checkpoint
-from generator.config import DocGeneratorConfig
+from generator.config import DocGeneratorConfig, TextGeneratorConfig
 from generator.doc_to_lora import DocToLora, HypernetworkConfig
 from generator.prompt import PromptFormat
+from generator.text_to_lora import TextHypernetworkConfig, TextToLora
 
 LAYERS, HIDDEN, INTERMEDIATE = 3, 16, 24
 VOCABULARY = 256 + 4
@@ -112,6 +113,45 @@ def generator_folder(root: Path, **changes: Any) -> Path:
     )
     checkpoint.save(root / "doc", config, trained(config.hypernetwork))
     return root / "doc"
+
+
+def text_hypernetwork_config(**changes: Any) -> TextHypernetworkConfig:
+    settings: dict[str, Any] = {
+        "modules": {"q_proj": (HIDDEN, 16), "v_proj": (HIDDEN, 16)},
+        "layers": LAYERS,
+        "embedding_size": HIDDEN,
+        "rank": 4,
+        "scaling": 2.0,
+        "latent_size": 16,
+        "head_size": 8,
+    }
+    return TextHypernetworkConfig(**(settings | changes))
+
+
+def trained_text(config: TextHypernetworkConfig) -> TextToLora:
+    """A hypernetwork all of whose parameters matter, as after training."""
+    torch.manual_seed(0)
+    hypernetwork = TextToLora(config).eval().requires_grad_(False)
+    for parameter in hypernetwork.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    return hypernetwork
+
+
+def text_generator_folder(root: Path, base: Path | None = None, **changes: Any) -> Path:
+    """A native generator folder ``text``; its base model, which reads its descriptions too, is
+    ``base`` or a tiny random one beside it."""
+    if base is None:
+        base_model().save_pretrained(root / "base")
+        tokenizer().save_pretrained(root / "base")
+    config = TextGeneratorConfig(
+        name="tiny-text",
+        base_model="../base" if base is None else str(base),
+        pooling="mean",
+        max_description_tokens=48,
+        hypernetwork=text_hypernetwork_config(**changes),
+    )
+    checkpoint.save(root / "text", config, trained_text(config.hypernetwork))
+    return root / "text"
 
 
 def random_batch(config: HypernetworkConfig, chunks: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The server in the test's own process: real store, jobs and routes; a generator and an engine that
+"""The server in the test's own process: real store, jobs and routes; generators and an engine that
 do what a test tells them."""
 
 import asyncio
@@ -11,16 +11,21 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from adapters_store import AdapterStore
+from adapters_store import AdapterKind, AdapterStore
 from generator.chunks import Chunker
+from generator.config import TextGeneratorConfig
+from generator.description import DescriptionReader
 from generator.process import Generated, GenerationRefused, GeneratorDied
 from server.app import furnish
+from server.generators import ServedGenerator
 from server.service import Service
 from server.settings import Settings
 from tests.adapters_store.making import write_weights
-from tests.generator.models import PROMPT, tokenizer
+from tests.generator.models import PROMPT, text_hypernetwork_config, tokenizer
 
 MAX_CHUNK_TOKENS, MAX_CHUNKS = 24, 5  # a byte is a token
+MAX_DESCRIPTION_TOKENS = 96
+BOTH = (AdapterKind.DOCUMENT, AdapterKind.TEXT)
 PATIENCE_SECONDS = 60.0
 
 
@@ -28,9 +33,9 @@ class ScriptedGenerator:
     """Makes weights of the chunks' own bytes, once `open`; fails first as often as it is told."""
 
     restarts = 0
-    ready = True
 
     def __init__(self) -> None:
+        self.ready = True
         self.open = asyncio.Event()
         self.open.set()
         self.deaths = 0
@@ -80,12 +85,20 @@ class IdleEngine:
 class Assembled:
     service: Service
     store: AdapterStore
-    generator: ScriptedGenerator
+    generators: dict[AdapterKind, ScriptedGenerator]
     engine: IdleEngine
     http: httpx.AsyncClient
 
+    @property
+    def generator(self) -> ScriptedGenerator:
+        """The one that reads documents."""
+        return self.generators[AdapterKind.DOCUMENT]
+
     async def upload(self, text: str, **fields: Any) -> httpx.Response:
         return await self.http.post("/v1/adapters", json={"text": text, **fields})
+
+    async def describe(self, description: str, **fields: Any) -> httpx.Response:
+        return await self.http.post("/v1/adapters", json={"description": description, **fields})
 
     async def status(self, adapter_id: str) -> str:
         return str((await self.store.get("default", adapter_id)).status)
@@ -104,19 +117,43 @@ async def soon(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+def splitter(kind: AdapterKind) -> Chunker | DescriptionReader:
+    if kind is AdapterKind.DOCUMENT:
+        limits = {"max_chunk_tokens": MAX_CHUNK_TOKENS, "max_chunks": MAX_CHUNKS}
+        return Chunker(tokenizer(), PROMPT, **limits)
+    config = TextGeneratorConfig(
+        name="tiny",
+        base_model="base",
+        pooling="mean",
+        max_description_tokens=MAX_DESCRIPTION_TOKENS,
+        hypernetwork=text_hypernetwork_config(),
+    )
+    return DescriptionReader(tokenizer(), config)
+
+
 @asynccontextmanager
 async def assembled(
-    data: Path, *, base_model: str = "tiny", **settings: Any
+    data: Path,
+    *,
+    base_model: str = "tiny",
+    kinds: Sequence[AdapterKind] = BOTH,
+    fingerprint: str = "0123456789ab",
+    **settings: Any,
 ) -> AsyncIterator[Assembled]:
-    """A server with its data in `data`; `settings` are those of the command."""
-    chunker = Chunker(tokenizer(), PROMPT, max_chunk_tokens=MAX_CHUNK_TOKENS, max_chunks=MAX_CHUNKS)
-    generator, engine = ScriptedGenerator(), IdleEngine(base_model)
+    """A server with its data in `data` and a generator of each of the kinds; `settings` are those
+    of the command."""
+    processes, engine = {kind: ScriptedGenerator() for kind in kinds}, IdleEngine(base_model)
+    generators = {
+        kind: ServedGenerator(f"tiny-{kind}@{fingerprint}", splitter(kind), process)
+        for kind, process in processes.items()
+    }
     given = Settings(data_dir=data, **settings)
-    async with await AdapterStore.open(data) as store:
-        running = Service.running(given, store, chunker, generator, "tiny@0123456789ab", engine)
-        async with running as service:
-            app = FastAPI()
-            furnish(app, service)
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-                yield Assembled(service, store, generator, engine, http)
+    async with (
+        await AdapterStore.open(data) as store,
+        Service.running(given, store, generators, engine) as service,
+    ):
+        app = FastAPI()
+        furnish(app, service)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            yield Assembled(service, store, processes, engine, http)

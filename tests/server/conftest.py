@@ -13,8 +13,9 @@ from tests.server.running import Running
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """`doclora serve` with small limits, up and ready. Tests may kill and restart it."""
-    if not (Settings().generator / "config.json").exists():
-        pytest.skip(f"no generator in {Settings().generator}: set DOCLORA_GENERATOR")
+    for folder in Settings().generators:
+        if not (folder / "config.json").exists():
+            pytest.skip(f"no generator in {folder}: set DOCLORA_GENERATOR")
     running = Running(tmp_path_factory.mktemp("server"))
     try:
         running.start()

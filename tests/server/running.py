@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from server.settings import Settings
 from tests.processes import alive
 
 COMMAND = Path(sys.executable).with_name("doclora")
@@ -145,9 +146,10 @@ class Running:
         return found
 
     def generator_pid(self) -> int | None:
-        """The generator's child process, while there is one."""
+        """The child process of the first of the generators that are the default, while there is
+        one."""
         for pid in self.family():
-            if "generator.worker" in _command(pid):
+            if f"generator.worker\0{Settings().generators[0]}\0" in _command(pid):
                 return pid
         return None
 

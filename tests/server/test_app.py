@@ -11,16 +11,15 @@ from unittest import mock
 
 import pytest
 
-from adapters_store import AdapterStore
+from adapters_store import AdapterKind, AdapterStore
 from generator import worker
-from generator.config import InvalidGenerator, read_doc_config
-from generator.process import GeneratorUnusable
+from generator.config import InvalidGenerator, read_config
 from server import app
 from server.engine_config import EngineUnusable
 from server.listening import CannotServe
 from server.residency import EngineStopped
 from server.settings import Settings
-from tests.generator.models import generator_folder
+from tests.generator.models import generator_folder, text_generator_folder
 from tests.server.running import COMMAND, free_port
 
 
@@ -71,7 +70,6 @@ async def test_data_that_another_server_has_open_is_left_alone(tmp_path: Path) -
     ("error", "says"),
     [
         (InvalidGenerator("no generator in x"), "no generator in x; --generator names another"),
-        (GeneratorUnusable("no memory"), "the generator does not start: no memory"),
         (EngineUnusable("no layer 'fc'"), "the engine does not start: no layer 'fc'"),
         (EngineStopped("It died."), "It died. What it said is above."),
     ],
@@ -100,7 +98,7 @@ def test_a_catalogue_that_is_none_is_told(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = generator_folder(tmp_path)
-    settings = Settings(generator=generator, data_dir=tmp_path / "data", database_url=url)
+    settings = Settings(generators=[generator], data_dir=tmp_path / "data", database_url=url)
     assert "a catalogue's URL is sqlite:///" in run_until_refused(settings, monkeypatch)
 
 
@@ -118,52 +116,56 @@ def test_a_base_model_without_a_tokenizer_that_works_is_told(
     generator = generator_folder(tmp_path)
     for file in list((tmp_path / "base").glob(files)):
         file.unlink() if content is None else file.write_text(content)
-    settings = Settings(generator=generator, data_dir=tmp_path / "data")
+    settings = Settings(generators=[generator], data_dir=tmp_path / "data")
     assert f"{tmp_path / 'base'} {says}" in run_until_refused(settings, monkeypatch)
     assert not (tmp_path / "data").exists()
 
 
-def config_of(root: Path, **changes: Any) -> Any:
-    return read_doc_config(generator_folder(root)).model_copy(update=changes)
+def both(root: Path, **changes: Any) -> list[Path]:
+    return [generator_folder(root), text_generator_folder(root, **changes)]
 
 
-def test_adapters_of_a_higher_rank_than_vllm_takes_are_told(tmp_path: Path) -> None:
-    config = config_of(tmp_path, max_chunks=255)  # with the bias 256 of rank 2
-    assert app._engine_config(Settings(), config).max_rank == 512
-    config = config_of(tmp_path, max_chunks=256)
-    with pytest.raises(CannotServe, match=r"tiny makes .* rank 514 \(256 chunks\); .* up to 512"):
-        app._engine_config(Settings(), config)
+def test_the_engine_takes_the_adapters_of_every_generator(tmp_path: Path) -> None:
+    doc, text = map(read_config, both(tmp_path, rank=20))
+    alone = app._engine_config(Settings(), [doc])
+    assert (alone.target_modules, alone.max_rank) == (("down_proj",), 12)
+    together = app._engine_config(Settings(), [text, doc])
+    assert together.target_modules == ("down_proj", "q_proj", "v_proj")
+    assert (together.max_rank, together.slot_rank) == (20, 32)
+    assert together.model == alone.model == str(tmp_path / "base")
 
 
 def test_the_log_tells_what_was_started_and_where(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "server.app")
-    config = config_of(tmp_path)
-    settings = Settings(
-        generator=tmp_path / "doc", data_dir=tmp_path / "data", host="::1", port=9000, max_loras=3
-    )
-    engine = app._engine_config(settings, config)
-    app._announce(settings, config, engine, 12.4)
-    base, generator, memory, data, ready = caplog.messages
+    doc, text = configs = [read_config(folder) for folder in both(tmp_path)]
+    settings = Settings(data_dir=tmp_path / "data", host="::1", port=9000, max_loras=3)
+    app._announce(settings, configs, app._engine_config(settings, configs), 12.4)
+    base, documents, descriptions, memory, data, ready = caplog.messages
     assert base == f"base model  base ({tmp_path / 'base'})"
-    assert f"tiny@{config.fingerprint[:12]}: rank 2 a chunk of 24 tokens, up to 5" in generator
-    assert generator.endswith("adapters up to rank 12")
+    assert f"tiny@{doc.fingerprint[:12]}: documents, rank 2 a chunk of 24 tokens" in documents
+    assert documents.endswith("up to 5 chunks, adapters up to rank 12")
+    assert f"tiny-text@{text.fingerprint[:12]}: descriptions of up to 48 tokens" in descriptions
+    assert descriptions.endswith("adapters of rank 4")
     assert memory.endswith("KV cache as vLLM chooses; 3 adapters of rank 16 in a batch, 64 loaded")
     assert data.endswith(str(tmp_path / "data"))
     assert ready == "ready       http://[::1]:9000 after 12 s"
 
 
-def test_the_generator_runs_as_it_is_set(tmp_path: Path) -> None:
-    config = config_of(tmp_path)
+def test_the_generators_run_as_they_are_set(tmp_path: Path) -> None:
+    folders = both(tmp_path)
+    configs = [read_config(folder) for folder in folders]
     settings = Settings(
-        generator=tmp_path / "doc",
-        generator_mode="iterative",
-        generator_device="cpu",
-        max_batch_tokens=77,
+        generators=folders, generator_mode="iterative", generator_device="cpu", max_batch_tokens=77
     )
-    process = app._generator_process(settings, app._engine_config(settings, config))
-    options = worker._options(process._command[process._command.index("generator.worker") + 1 :])
-    assert (options.folder, options.device) == (tmp_path / "doc", "cpu")
-    assert (options.base_name, options.max_batch_tokens) == ("base", 77)
-    assert worker._load(options)._mode == "iterative"
+    generators = app._generators(settings, configs, app._engine_config(settings, configs))
+    assert list(generators) == [AdapterKind.DOCUMENT, AdapterKind.TEXT]
+    for folder, config, generator in zip(folders, configs, generators.values(), strict=True):
+        assert generator.name == f"{config.name}@{config.fingerprint[:12]}"
+        command = generator.process._command
+        options = worker._options(command[command.index("generator.worker") + 1 :])
+        assert (options.folder, options.device) == (folder, "cpu")
+        assert (options.base_name, options.max_batch_tokens) == ("base", 77)
+        assert worker._load(options).config == config
+    assert options.mode == "iterative"

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 
 from generator.chunks import Chunker
 from generator.lora import LoraWeights
-from server import cli
+from server import cli, offline
 from server.client import RequestRefused, ServerUnreachable
 from server.settings import Settings
-from tests.generator.models import generator_folder
+from tests.generator.models import generator_folder, text_generator_folder
 from tests.server.running import COMMAND, Running, document
 
 
@@ -49,7 +49,8 @@ def test_help_lists_the_commands_without_loading_a_model_library() -> None:
 
 def test_serve_has_a_flag_for_every_setting_and_names_its_variable() -> None:
     help = doclora("serve", "--help").stdout
-    for name, setting in Settings.model_fields.items():
+    for field, setting in Settings.model_fields.items():
+        name = setting.alias or field
         assert re.search(rf"--{name.replace('_', '-')}\b", help), f"{name} is no flag"
         assert setting.description, f"{name} has no description"
     wrong = doclora("serve", "--port", "70000")
@@ -105,6 +106,97 @@ def test_generate_names_the_document_at_fault_and_writes_nothing(tmp_path: Path)
     assert not out.exists()
 
 
+def test_generate_writes_the_adapter_of_a_description(tmp_path: Path) -> None:
+    generator = text_generator_folder(tmp_path)
+    out = tmp_path / "out"
+    task = ("generate", "--description", "Answer like a Pirate, please!", "--out", out)
+    result = doclora(*task, "--generator", generator)
+    assert result.returncode == 0, result.stderr
+    folder = out / "answer-like-a-pirate-please"
+    assert list(out.iterdir()) == [folder]
+    assert LoraWeights.load(folder).rank == 4
+    assert set(LoraWeights.load(folder).A) == {"q_proj", "v_proj"}
+    assert f"{folder}  29 tokens, 1 chunks, rank 4" in result.stdout
+
+    again = doclora(*task, "--generator", generator)
+    assert again.returncode == 1
+    assert "already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("description", "folder"),
+    [
+        ("Answer every question as a limerick.", "answer-every-question-as-a-limerick"),
+        ("One two three four five six seven eight nine", "one-two-three-four-five-six-seven-eight"),
+        ("Réponds ../ en français", "réponds-en-français"),
+        (
+            "supercalifragilistic " * 3,
+            "supercalifragilistic-supercalifragilistic-supercalifragilist",
+        ),
+        ("?!", "description"),
+    ],
+)
+def test_the_adapter_of_a_description_is_named_by_its_first_words(
+    description: str, folder: str
+) -> None:
+    assert offline.slug(description) == folder
+
+
+@pytest.mark.parametrize(
+    ("source", "makes", "needed"),
+    [
+        (["--description", "Be brief"], generator_folder, "Text-to-LoRA"),
+        (["a.md"], text_generator_folder, "Doc-to-LoRA"),
+    ],
+)
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_generate_needs_a_generator_of_the_right_kind(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: list[str],
+    makes: Callable[[Path], Path],
+    needed: str,
+    by: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.md").write_text("a document")
+    generator = makes(tmp_path)
+    monkeypatch.setenv("DOCLORA_GENERATOR", str(generator))
+    flags = ["--generator", str(generator)] if by == "flag" else []
+    result = CliRunner().invoke(cli.app, ["generate", *source, *flags, "--out", "out"])
+    assert result.exit_code == 1
+    assert f"no {needed} generator is in {generator}; " in result.stderr
+    assert "--generator" in result.stderr
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("description", "says"),
+    [(" ", "empty"), ("a\x01", "control"), ("word " * 100, "500 tokens, the limit is 48 tokens")],
+)
+def test_generate_refuses_what_is_no_description(
+    tmp_path: Path, description: str, says: str
+) -> None:
+    arguments = ["--description", description, "--out", str(tmp_path / "out")]
+    generator = str(text_generator_folder(tmp_path))
+    result = CliRunner().invoke(cli.app, ["generate", *arguments, "--generator", generator])
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["add"], ["generate", "--out", "out"]])
+def test_an_adapter_is_made_from_documents_or_a_description(
+    tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "a.md").write_text("a document")
+    both = [str(tmp_path / "a.md"), "--description", "Be brief"]
+    for sources, found in ((both, "both came"), ([], "neither came")):
+        result = CliRunner().invoke(cli.app, [*command, *sources], env={"COLUMNS": "200"})
+        assert result.exit_code == 2
+        assert found in result.output
+
+
 class Server:
     """What a client sees of a server that refuses some documents, or goes away."""
 
@@ -127,6 +219,9 @@ class Server:
             **{"status": "ready", "progress": {"done": 1, "total": 1}, "error": None},
             **{"tokens": 3, "chunks": 1, "rank": 2, "bytes": 9, "timings_ms": {}},
         }
+
+    def describe(self, description: str, name: str | None) -> dict[str, Any]:
+        return self.add(Path(f"{description} as {name}"), name)
 
     def follow(self, adapter_id: str) -> Iterator[dict[str, Any]]:
         self.followed += 1
@@ -162,6 +257,17 @@ def test_what_was_made_before_the_server_went_away_is_told(
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["adp_good"]
 
 
+def test_a_description_is_added_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "Client", Server)
+    result = CliRunner().invoke(cli.app, ["add", "--description", "rhyme", "--name", "rhymes"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("adp_rhyme as rhymes  rhyme as rhymes")
+    monkeypatch.setattr(Server, "refuses", "rhyme as None")
+    refused = CliRunner().invoke(cli.app, ["add", "--description", "rhyme"])
+    assert refused.exit_code == 1
+    assert "the description: it holds only white space" in refused.stderr
+
+
 @pytest.mark.engine
 def test_a_document_is_added_listed_asked_and_removed(server: Running, tmp_path: Path) -> None:
     file = tmp_path / "manual.md"
@@ -173,6 +279,7 @@ def test_a_document_is_added_listed_asked_and_removed(server: Running, tmp_path:
 
     listed = doclora("ls", url=server.url)
     assert adapter in listed.stdout
+    assert " document " in listed.stdout
     assert "manual v1" in listed.stdout
     page = json.loads(doclora("ls", "--json", "--limit", "1", url=server.url).stdout)
     assert page["data"][0]["id"] == adapter

@@ -71,7 +71,7 @@ def test_the_base_and_adapters_in_one_batch_read_as_they_do_alone(
 
 def read_by_peft(folder: Path, prompt: str) -> tuple[list[float], list[float]]:
     """What `reading` asks vLLM for, from transformers: with the PEFT adapter, and without."""
-    base = read_doc_config(Settings().generator).base_path
+    base = read_doc_config(Settings().generators[0]).base_path
     ids = AutoTokenizer.from_pretrained(base)(prompt, return_tensors="pt").input_ids
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base, dtype="float32"), folder

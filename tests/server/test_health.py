@@ -6,6 +6,7 @@ import time
 import httpx
 import pytest
 
+from server.settings import Settings
 from tests.server.running import Running, document
 
 pytestmark = pytest.mark.engine
@@ -13,7 +14,8 @@ pytestmark = pytest.mark.engine
 
 def test_health_and_readiness_tell_each_part(http: httpx.Client) -> None:
     assert http.get("/health").json() == {"status": "ok"}
-    ready = {"ready": True, "engine": True, "generator": True, "store": True}
+    generators = dict.fromkeys(("document", "text")[: len(Settings().generators)], True)
+    ready = {"ready": True, "engine": True, "generators": generators, "store": True}
     assert http.get("/ready").json() == ready
 
 

@@ -19,10 +19,13 @@ def test_a_generator_killed_at_work_is_replaced_and_the_job_done(
         where = http.post("/v1/adapters", json={"text": document(), "wait": 0}).headers["location"]
         eventually(lambda: http.get(where).json()["status"] == "generating")
         os.kill(generator, signal.SIGKILL)
-    eventually(lambda: http.get("/ready").json()["generator"] is False)
+    eventually(lambda: http.get("/ready").json()["generators"]["document"] is False)
     answer = http.get("/ready")
     assert answer.status_code == 503
-    assert answer.json() == {"ready": False, "engine": True, "generator": False, "store": True}
+    parts = answer.json()
+    generators = parts.pop("generators")
+    assert parts == {"ready": False, "engine": True, "store": True}
+    assert [kind for kind, up in generators.items() if not up] == ["document"]
     assert http.get("/health").status_code == 200
     eventually(lambda: http.get(where).json()["status"] == "ready", 240)
     assert server.generator_pid() not in {None, generator}

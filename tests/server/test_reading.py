@@ -4,8 +4,8 @@ import pytest
 
 from server.errors import UnsupportedMediaType
 from server.reading.text import (
-    BinaryDocument,
-    EmptyDocument,
+    BinarySource,
+    EmptySource,
     InvalidEncoding,
     read_text,
     require_text_type,
@@ -22,7 +22,7 @@ def test_a_byte_order_mark_is_dropped_and_line_ends_become_newlines() -> None:
 
 @pytest.mark.parametrize("data", [b"", b" \r\n\t", b"\xef\xbb\xbf\n", "\u2003\u00a0\n".encode()])
 def test_a_document_without_anything_but_white_space_is_refused(data: bytes) -> None:
-    with pytest.raises(EmptyDocument) as refusal:
+    with pytest.raises(EmptySource) as refusal:
         read_text(data, param="file")
     assert refusal.value.param == "file"
 
@@ -39,7 +39,7 @@ def test_a_document_without_anything_but_white_space_is_refused(data: bytes) -> 
     ],
 )
 def test_binary_data_is_refused_with_a_guess_at_what_it_is(data: bytes, clue: str) -> None:
-    with pytest.raises(BinaryDocument, match=clue):
+    with pytest.raises(BinarySource, match=clue):
         read_text(data, param="text")
 
 

@@ -17,7 +17,7 @@ GIVEN: dict[str, tuple[str, object]] = {
     "database_url": ("postgresql://db/catalogue", "postgresql://db/catalogue"),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
-    "generator": ("/srv/doc", Path("/srv/doc")),
+    "generators": ("/srv/doc", [Path("/srv/doc")]),
     "model": ("/srv/base", "/srv/base"),
     "served_name": ("base", "base"),
     "dtype": ("bfloat16", "bfloat16"),
@@ -37,6 +37,11 @@ GIVEN: dict[str, tuple[str, object]] = {
 }
 
 
+def option(name: str) -> str:
+    """The setting as flag and variable name it."""
+    return Settings.model_fields[name].alias or name
+
+
 def test_no_setting_is_left_out_here() -> None:
     assert set(GIVEN) == set(Settings.model_fields)
 
@@ -44,10 +49,30 @@ def test_no_setting_is_left_out_here() -> None:
 @pytest.mark.parametrize("name", GIVEN)
 def test_a_variable_takes_effect(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, meaning = GIVEN[name]
-    monkeypatch.delenv(f"DOCLORA_{name.upper()}", raising=False)
+    monkeypatch.delenv(f"DOCLORA_{option(name).upper()}", raising=False)
     assert getattr(Settings(), name) != meaning
-    monkeypatch.setenv(f"DOCLORA_{name.upper()}", text)
+    monkeypatch.setenv(f"DOCLORA_{option(name).upper()}", text)
     assert getattr(Settings(), name) == meaning
+
+
+@pytest.mark.parametrize("text", ["/srv/doc:/srv/text", '["/srv/doc", "/srv/text"]'])
+def test_a_variable_may_name_several_generators(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCLORA_GENERATOR", text)
+    assert Settings().generators == [Path("/srv/doc"), Path("/srv/text")]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", "at least 1 item"), ('["/srv/doc', "Unterminated string"), ("[1]", "not a valid path")],
+)
+def test_a_variable_that_names_no_generator_is_told(
+    text: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCLORA_GENERATOR", text)
+    result = CliRunner().invoke(cli.app, ["serve"])
+    assert result.exit_code == 2
+    assert "--generator (DOCLORA_GENERATOR): " in result.output
+    assert says in result.output
 
 
 def served_with(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -74,7 +99,7 @@ def served_with(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def test_a_flag_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, (text, _) in GIVEN.items():
-        monkeypatch.setenv(f"DOCLORA_{name.upper()}", text)
+        monkeypatch.setenv(f"DOCLORA_{option(name).upper()}", text)
     settings = served_with(["--jobs", "5", "--generator-mode", "batched"], monkeypatch)
     overridden = {"jobs": 5, "generator_mode": "batched"}
     expected = {name: meaning for name, (_, meaning) in GIVEN.items()} | overridden
@@ -82,6 +107,11 @@ def test_a_flag_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_can_be_given_as_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = [f"--{name.replace('_', '-')}={text}" for name, (text, _) in GIVEN.items()]
+    flags = [f"--{option(name).replace('_', '-')}={text}" for name, (text, _) in GIVEN.items()]
     settings = served_with(flags, monkeypatch)
     assert settings.model_dump() == {name: meaning for name, (_, meaning) in GIVEN.items()}
+
+
+def test_a_flag_given_twice_names_two_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = served_with(["--generator", "/srv/doc", "--generator", "/srv/text"], monkeypatch)
+    assert settings.generators == [Path("/srv/doc"), Path("/srv/text")]

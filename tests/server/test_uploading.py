@@ -57,7 +57,7 @@ async def test_the_same_text_for_another_base_model_is_another_adapter(tmp_path:
     async with assembled(tmp_path, base_model="new") as server:
         where = f"/v1/adapters/{first['id']}/load"
         told = (await server.http.post(where)).json()["error"]["message"]
-        assert "Upload its document again" in told
+        assert "Upload its source again" in told
         again = await server.upload("a text", name="handbook")
         assert again.status_code == 201
         assert (again.json()["base_model"], again.json()["version"]) == ("new", 2)
