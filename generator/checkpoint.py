@@ -3,7 +3,7 @@
 A folder that holds ``config.json`` is complete: it is written last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -108,7 +108,7 @@ def in_short(faults: Sequence[str]) -> str:
     return named + (f"; and {rest} more" if rest > 0 else "")
 
 
-def shape_faults(shapes: dict[str, list[int]], expected: dict[str, list[int]]) -> list[str]:
+def shape_faults(shapes: Mapping[str, list[int]], expected: Mapping[str, list[int]]) -> list[str]:
     """Every tensor that is missing, unexpected or of another shape than the configuration's."""
     return [
         *(f"missing {key} of shape {expected[key]}" for key in expected if key not in shapes),

@@ -1,7 +1,9 @@
 """``doclora import``: published checkpoints become native generator folders."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +13,19 @@ app = typer.Typer(help="Make a generator folder of a published checkpoint.", no_
 @app.callback()
 def importing() -> None:
     """Make a generator folder of a published checkpoint."""
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    from generator.importing.models import CannotImport
+
+    try:
+        yield
+    except (CannotImport, OSError) as error:
+        # names in a checkpoint are others' choice, and must not steer the terminal
+        shown = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+        typer.secho(f"error: {shown}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command("doc-to-lora")
@@ -43,7 +58,7 @@ def doc_to_lora(
     ] = None,
 ) -> None:
     """Import a Doc-to-LoRA checkpoint. Its pickle is read without being trusted."""
-    from generator.importing.doc_to_lora import CannotImport, Choices, import_doc_to_lora
+    from generator.importing.doc_to_lora import Choices, import_doc_to_lora
 
     choices = Choices(
         base=base,
@@ -52,14 +67,58 @@ def doc_to_lora(
         max_chunk_tokens=max_chunk_tokens,
         max_chunks=max_chunks,
     )
-    try:
+    with _refusals():
         config = import_doc_to_lora(checkpoint, out, choices)
-    except (CannotImport, OSError) as error:
-        # names in a checkpoint are others' choice, and must not steer the terminal
-        shown = "".join(letter if letter.isprintable() else "?" for letter in str(error))
-        typer.secho(f"error: {shown}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from None
     typer.echo(
         f"{out}  {', '.join(config.hypernetwork.modules)} of {config.base_model}, "
         f"rank {config.hypernetwork.rank} a chunk of {config.max_chunk_tokens} tokens"
+    )
+
+
+@app.command("text-to-lora")
+def text_to_lora(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Its folder with hypermod.pt, args.yaml and adapter_config.json, or a folder "
+            "checkpoints/it_N in it"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Generator folder to write")],
+    base: Annotated[
+        str | None, typer.Option(help="Base model: folder or hub ID (default: the checkpoint's)")
+    ] = None,
+    description_encoder: Annotated[
+        str | None,
+        typer.Option(help="Description encoder: folder or hub ID (default: the checkpoint's)"),
+    ] = None,
+    pooling: Annotated[
+        Literal["cls", "last_token", "mean"] | None,
+        typer.Option(help="Which of the encoder's states embed (default: as published for it)"),
+    ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(
+            help="Jinja template of chats with its adapters (default: as published for the base "
+            "model, or the base model's own)",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+) -> None:
+    """Import a Text-to-LoRA checkpoint. Its pickle is read without being trusted."""
+    from generator.importing.text_to_lora import Choices, import_text_to_lora
+
+    choices = Choices(
+        base=base,
+        description_encoder=description_encoder,
+        pooling=pooling,
+        chat_template=chat_template,
+    )
+    with _refusals():
+        config = import_text_to_lora(run, out, choices)
+    typer.echo(
+        f"{out}  {', '.join(config.hypernetwork.modules)} of {config.base_model}, "
+        f"rank {config.hypernetwork.rank}, descriptions of {config.max_description_tokens} tokens "
+        f"read by {config.description_encoder or 'the base model'}"
     )

@@ -1,13 +1,9 @@
 """A published Doc-to-LoRA checkpoint to a native generator folder."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-
-from generator.base_model import check_base, outline
+from generator.base_model import check_base
 from generator.checkpoint import save
 from generator.chunks import Chunker
 from generator.config import DocGeneratorConfig, InvalidGenerator
@@ -15,11 +11,13 @@ from generator.context import ContextEncoder, EncoderMismatch
 from generator.doc_to_lora import ContextKind
 from generator.hypernetwork import InvalidHypernetworkConfig
 from generator.importing.families import FAMILIES, family_of
+from generator.importing.models import CannotImport, model_outline, model_tokenizer, place
 from generator.importing.prompt_file import InvalidPromptFile, read_prompt_file
 from generator.importing.published import Settings, read_settings, read_weights
 from generator.importing.torch_file import InvalidCheckpoint, TorchFile
 from generator.prompt import PromptFormat
 
+ENCODER_OPTIONS = "--base or --context-encoder"  # say where it lies
 # as their authors evaluated them: the main experiment, and the needle in a haystack
 CHUNK_TOKENS: dict[ContextKind, int] = {
     "per_layer_activations": 8192,
@@ -27,10 +25,6 @@ CHUNK_TOKENS: dict[ContextKind, int] = {
     "embed_only": 1024,
 }
 MAX_CHUNKS = 7  # of the published rank 8, with the bias: adapters of rank 64
-
-
-class CannotImport(ValueError):
-    """A checkpoint, a model beside it or a prompt format at fault; says which and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,18 +76,13 @@ def _config(name: str, settings: Settings, choices: Choices) -> DocGeneratorConf
     kind = settings.hypernetwork.context
     return DocGeneratorConfig(
         name=name,
-        base_model=_place(choices.base or settings.base_model),
-        context_encoder=encoder and _place(choices.context_encoder or encoder),
+        base_model=place(choices.base or settings.base_model),
+        context_encoder=encoder and place(choices.context_encoder or encoder),
         prompt=_prompt(settings, choices),
         max_chunk_tokens=choices.max_chunk_tokens or CHUNK_TOKENS[kind],
         max_chunks=choices.max_chunks or MAX_CHUNKS,
         hypernetwork=settings.hypernetwork,
     )
-
-
-def _place(model: str) -> str:
-    """A folder by its absolute path, a hub ID as it is."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def _prompt(settings: Settings, choices: Choices) -> PromptFormat:
@@ -114,7 +103,9 @@ def _prompt(settings: Settings, choices: Choices) -> PromptFormat:
     template = (
         encoder.prompt.chat_template
         if encoder is not None
-        else _tokenizer(choices.context_encoder or settings.context_encoder).chat_template
+        else model_tokenizer(
+            choices.context_encoder or settings.context_encoder, ENCODER_OPTIONS
+        ).chat_template
     )
     if template is None:
         raise CannotImport(
@@ -126,14 +117,14 @@ def _prompt(settings: Settings, choices: Choices) -> PromptFormat:
 
 def _check_models(config: DocGeneratorConfig, settings: Settings) -> None:
     """The base model, the context encoder, its tokenizer and the prompt fit the checkpoint."""
-    base = _outline("base model", config.base_path, "--base")
+    base = model_outline("base model", config.base_path, "--base")
     if base.config.hidden_size != settings.base_hidden_size:
         raise CannotImport(
             f"base model {config.base_model} has hidden size {base.config.hidden_size}, "
             f"the checkpoint was made for {settings.base_hidden_size}"
         )
     check_base(config)
-    encoder = _outline("context encoder", config.encoder_path, "--context-encoder")
+    encoder = model_outline("context encoder", config.encoder_path, "--context-encoder")
     ContextEncoder(encoder, config.hypernetwork)
     _check_prompt(config, encoder.config.vocab_size)
 
@@ -147,7 +138,7 @@ def _check_prompt(config: DocGeneratorConfig, vocabulary: int) -> None:
             f"{vocabulary - 1}: it is another model's"
         )
     chunker = Chunker(
-        _tokenizer(config.encoder_path),
+        model_tokenizer(config.encoder_path, ENCODER_OPTIONS),
         prompt,
         max_chunk_tokens=config.max_chunk_tokens,
         max_chunks=config.max_chunks,
@@ -156,25 +147,3 @@ def _check_prompt(config: DocGeneratorConfig, vocabulary: int) -> None:
         chunker.split("A document.")
     except Exception as error:  # a template may fail in any way, and does so in every document
         raise CannotImport(f"the chat template does not render a document: {error}") from error
-
-
-def _outline(what: str, path: str, option: str) -> PreTrainedModel:
-    with _explained(f"{what} {path}", option):
-        return outline(path)
-
-
-def _tokenizer(path: str) -> PreTrainedTokenizerBase:
-    with _explained(f"tokenizer of {path}", "--base or --context-encoder"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    return tokenizer
-
-
-@contextmanager
-def _explained(what: str, option: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CannotImport(
-            f"{what} cannot be read: {first} -- {option} says where the model lies"
-        ) from error

@@ -94,5 +94,10 @@ FAMILIES = (GEMMA_2, MISTRAL, QWEN_3)
 
 def family_of(model: str) -> Family | None:
     """The family of a base model by its hub ID or folder; None if it is of none."""
-    name = model.rstrip("/").rpartition("/")[2]
+    name = last_name(model)
     return next((family for family in FAMILIES if name in family.models), None)
+
+
+def last_name(model: str) -> str:
+    """What a model is called, without whose it is or where it lies."""
+    return model.rstrip("/").rpartition("/")[2]

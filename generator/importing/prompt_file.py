@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from generator.importing.faults import fields_at_fault
 from generator.prompt import PromptFormat
 
 
@@ -24,5 +25,4 @@ def read_prompt_file(path: Path) -> PromptFormat:
     except OSError as error:
         raise InvalidPromptFile(f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, x['loc'][1:]))}: {x['msg']}" for x in error.errors())
-        raise InvalidPromptFile(f"{path}: {'; '.join(faults)}") from None
+        raise InvalidPromptFile(f"{path}: {fields_at_fault(error, inside=1)}") from None

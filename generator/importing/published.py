@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from generator.checkpoint import in_short, shape_faults
 from generator.doc_to_lora import ContextKind, DocToLora, HypernetworkConfig
+from generator.importing.faults import fields_at_fault
 from generator.importing.torch_file import InvalidCheckpoint, TorchFile
 
 OLD_PRE_HEAD_LAYERS = 4  # of checkpoints from before this was a setting
@@ -90,8 +90,7 @@ def read_settings(file: TorchFile) -> Settings:
     try:
         checkpoint = _Checkpoint.model_validate(file.values)
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, x['loc']))}: {x['msg']}" for x in error.errors())
-        raise InvalidCheckpoint(f"{file.path}: {'; '.join(faults)}") from None
+        raise InvalidCheckpoint(f"{file.path}: {fields_at_fault(error)}") from None
     _check_layers(file, checkpoint.hypernet_config)
     base, context = checkpoint.base_model_name_or_path, checkpoint.ctx_encoder_args
     encoder = context.ctx_encoder_model_name_or_path
@@ -164,15 +163,8 @@ def read_weights(file: TorchFile, config: HypernetworkConfig) -> DocToLora:
     }
     if not config.use_bias:
         expected |= _unused_biases(config)
-    faults = shape_faults({name: x.shape for name, x in references.items()}, expected)
-    if faults:
-        raise InvalidCheckpoint(f"{file.path}: {in_short(faults)}")
-    tensors = {}
-    for ours, name in published.items():
-        x = file.read(name, references[name]).float()
-        if not x.isfinite().all():
-            raise InvalidCheckpoint(f"{file.path}: {name} holds values that are not finite")
-        tensors[ours] = x.reshape(wanted[ours])
+    weights = file.weights(references, expected)
+    tensors = {ours: weights[name].reshape(wanted[ours]) for ours, name in published.items()}
     hypernetwork.load_state_dict(tensors, assign=True)
     return hypernetwork.eval().requires_grad_(False)
 

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from generator.checkpoint import in_short, shape_faults
 from generator.importing.unpickling import PICKLE, pickle_record
 
 BLOCK_BYTES = 16 * 2**20
@@ -76,6 +78,23 @@ class TorchFile:
                 f"{self.path}: {name} of {reference.dtype} and shape {reference.shape} does not "
                 f"fit into its storage of {len(content)} bytes"
             ) from None
+
+    def weights(
+        self, references: Mapping[str, TensorReference], expected: Mapping[str, list[int]]
+    ) -> dict[str, Tensor]:
+        """The tensors of these names and shapes, and of no others, in float32. Raises
+        InvalidCheckpoint, naming each that is missing, unexpected or of the wrong shape, with both
+        shapes, and the first that is not finite.
+        """
+        shapes = {name: reference.shape for name, reference in references.items()}
+        if faults := shape_faults(shapes, expected):
+            raise InvalidCheckpoint(f"{self.path}: {in_short(faults)}")
+        tensors = {}
+        for name in expected:
+            tensors[name] = self.read(name, references[name]).float()
+            if not tensors[name].isfinite().all():
+                raise InvalidCheckpoint(f"{self.path}: {name} holds values that are not finite")
+        return tensors
 
     def _bytes(self, name: str, record: str) -> bytearray:
         """A record's content, which is ``name``'s. Raises InvalidCheckpoint, naming that."""

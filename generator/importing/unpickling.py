@@ -95,8 +95,8 @@ class Unpickler(pickle.Unpickler):
             return ADMITTED[module, name]
         except KeyError:
             raise Refused(
-                f"its pickle asks for {module}.{name}, which no Doc-to-LoRA checkpoint needs; "
-                "nothing of it was run"
+                f"its pickle asks for {module}.{name}, which no checkpoint of Doc-to-LoRA or "
+                "Text-to-LoRA needs; nothing of it was run"
             ) from None
 
     def persistent_load(self, reference: Any) -> Storage:

@@ -15,7 +15,8 @@ from generator.chunks import Chunker
 from generator.config import DocGeneratorConfig
 from generator.doc_to_lora import DocToLora
 from generator.document import DocumentGenerator
-from generator.importing.doc_to_lora import CannotImport, Choices, import_doc_to_lora
+from generator.importing.doc_to_lora import Choices, import_doc_to_lora
+from generator.importing.models import CannotImport
 from tests.generator import models
 from tests.generator.importing import published
 
