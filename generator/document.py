@@ -16,11 +16,12 @@ from generator.checkpoint import load_doc
 from generator.config import DocGeneratorConfig
 from generator.context import ContextEncoder
 from generator.doc_to_lora import DocToLora
-from generator.hub import attention, model_config
+from generator.hub import model_config
 from generator.lora import LoraWeights, combine
 from generator.microbatch import MicroBatches
 from generator.padding import Chunk, padded, padded_shape
 from generator.placement import Precision, placed
+from generator.soft_capping import causal_attention
 
 Mode = Literal["batched", "iterative"]
 
@@ -144,7 +145,7 @@ def _load_decoder(path: str, dtype: torch.dtype) -> PreTrainedModel:
         path,
         config=config,
         dtype=dtype,
-        attn_implementation=attention(config),
+        attn_implementation=causal_attention(config),
         trust_remote_code=False,
     )
     return model.get_decoder().eval().requires_grad_(False)
