@@ -40,6 +40,6 @@ class Examiner:
                 return self.matcher.matches(prompts, answers) if longest <= self.window else None
             case Condition.ADAPTER:
                 [lora] = self.generator.internalise([self.chunker.split(exam.text)])
-                return self.matcher.matches(alone, answers, lora)
+                return self.matcher.matches(alone, answers, [lora])
             case Condition.NEITHER:
                 return self.matcher.matches(alone, answers)

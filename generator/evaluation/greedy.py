@@ -42,30 +42,36 @@ class GreedyMatcher:
         return [*ids, self.tokenizer.eos_token_id]
 
     def matches(
-        self, prompts: Sequence[list[int]], answers: Sequence[str], lora: LoraWeights | None = None
+        self,
+        prompts: Sequence[list[int]],
+        answers: Sequence[str],
+        loras: Sequence[LoraWeights] = (),
     ) -> list[bool]:
-        """Which prompts get the answers that belong to them, with an adapter or without."""
-        if lora is None:
-            return self._matches(prompts, answers)
+        """Which prompts get the answers that belong to them.
+
+        Without adapters, or with several of one rank: the prompts are shared out among them in
+        equal parts, in order.
+        """
+        rows = list(zip(prompts, map(self.answer, answers), strict=True))
+        if not loras:
+            batches = range(0, len(rows), PROMPTS_AT_ONCE)
+            return [
+                match
+                for start in batches
+                for match in self._matches(rows[start : start + PROMPTS_AT_ONCE])
+            ]
         factors = Factors(
-            {module: x[None] for module, x in lora.A.items()},
-            {module: x[None] for module, x in lora.B.items()},
+            {m: torch.stack([lora.A[m] for lora in loras]) for m in loras[0].A},
+            {m: torch.stack([lora.B[m] * lora.scaling for lora in loras]) for m in loras[0].B},
         )
-        with self.injection.applied(factors, lora.scaling):
-            return self._matches(prompts, answers)
+        with self.injection.applied(factors, 1.0):
+            return self._matches(rows)
 
     @torch.inference_mode()
-    def _matches(self, prompts: Sequence[list[int]], answers: Sequence[str]) -> list[bool]:
-        rows = list(zip(prompts, map(self.answer, answers), strict=True))
-        return [
-            match
-            for start in range(0, len(rows), PROMPTS_AT_ONCE)
-            for match in self._matches_of(rows[start : start + PROMPTS_AT_ONCE])
-        ]
-
-    def _matches_of(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
+    def _matches(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
         longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-        ids = torch.zeros(len(rows), -(-longest // 16) * 16, dtype=torch.long)
+        # to few lengths: each costs a compilation of kernels
+        ids = torch.zeros(len(rows), -(-longest // 32) * 32, dtype=torch.long)
         for row, (prompt, answer) in zip(ids, rows, strict=True):
             row[: len(prompt) + len(answer)] = torch.tensor(prompt + answer)
         hidden: Tensor = self.base.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state

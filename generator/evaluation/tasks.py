@@ -18,14 +18,14 @@ from generator.description import DescriptionReader, TextGenerator
 from generator.document import DocumentGenerator
 from generator.evaluation.greedy import GreedyMatcher
 from generator.evaluation.report import Tally, figure
-from generator.lora import compose
+from generator.lora import LoraWeights, compose
 from generator.training.corpus import documents
-from generator.training.corpus.documents import Document
 from generator.training.corpus.inventory import Split
 from generator.training.corpus.tasks import TASKS, Task
 
-QUESTIONS = 3  # about one document, at the most
-FACTS = (1, 4)  # of a document
+QUESTIONS = 2  # about one document, at the most
+EXAMS_AT_ONCE = 24
+FACTS = (2, 4)  # of a document
 
 
 class TaskCondition(StrEnum):
@@ -57,23 +57,44 @@ class TaskExaminer:
     document_generator: DocumentGenerator
     chunker: Chunker
 
-    def right(self, exam: TaskExam, condition: TaskCondition) -> list[bool]:
-        """Which questions are answered right and in the asked form."""
-        answers = [answer for _, answer in exam.questions]
-        alone = [self.matcher.prompt(question) for question, _ in exam.questions]
-        texts = [f"{exam.document}\n\n{question}" for question, _ in exam.questions]
-        reading = [self.matcher.prompt(text) for text in texts]
-        match condition:
-            case TaskCondition.UNTOLD:
-                return self.matcher.matches(reading, answers)
-            case TaskCondition.DESCRIBED:
-                told = [self.matcher.prompt(text, system=exam.description) for text in texts]
-                return self.matcher.matches(told, answers)
-        [task] = self.generator.generate(self.reader.split(exam.description))
+    def right(self, exams: Sequence[TaskExam], condition: TaskCondition) -> list[list[bool]]:
+        """Which questions of each exam are answered right and in the asked form."""
+        # an exam of fewer questions repeats them: each adapter gets as many rows
+        rows = [
+            (exam, *exam.questions[k % len(exam.questions)])
+            for exam in exams
+            for k in range(QUESTIONS)
+        ]
+        matches = self.matcher.matches(
+            [self._prompt(exam, question, condition) for exam, question, _ in rows],
+            [answer for _, _, answer in rows],
+            self._adapters(exams, condition),
+        )
+        return [
+            matches[QUESTIONS * index :][: len(exam.questions)] for index, exam in enumerate(exams)
+        ]
+
+    def _prompt(self, exam: TaskExam, question: str, condition: TaskCondition) -> list[int]:
+        if condition is TaskCondition.COMPOSED:
+            return self.matcher.prompt(question)
+        told = exam.description if condition is TaskCondition.DESCRIBED else ""
+        return self.matcher.prompt(f"{exam.document}\n\n{question}", system=told)
+
+    def _adapters(
+        self, exams: Sequence[TaskExam], condition: TaskCondition
+    ) -> Sequence[LoraWeights]:
+        if condition in (TaskCondition.DESCRIBED, TaskCondition.UNTOLD):
+            return ()
+        described = [self.reader.split(exam.description)[0] for exam in exams]
+        tasks = self.generator.generate(described)
         if condition is TaskCondition.ADAPTER:
-            return self.matcher.matches(reading, answers, task)
-        [document] = self.document_generator.internalise([self.chunker.split(exam.document)])
-        return self.matcher.matches(alone, answers, compose([(document, 1.0), (task, 1.0)]))
+            return tasks
+        generator = self.document_generator
+        chunks = generator.generate([self.chunker.split(exam.document)[0] for exam in exams])
+        return [
+            compose([(generator.combine([chunk]), 1.0), (task, 1.0)])
+            for chunk, task in zip(chunks, tasks, strict=True)
+        ]
 
 
 def task_exams(split: Split, phrasings: int, chunker: Chunker, seed: int) -> list[TaskExam]:
@@ -92,15 +113,12 @@ def _exam(task: Task, description: str, chunker: Chunker, rng: Random) -> TaskEx
         document = documents.document(
             rng, Split.HELD_OUT, facts=rng.randint(*FACTS), fillers=rng.randint(0, 2)
         )
-        questions = _questions(task, document)
+        answers = ((fact.question, task.answer(fact)) for fact in document.facts)
+        questions = [(question, answer) for question, answer in answers if answer is not None]
         if questions and len(chunker.split(document.text)) == 1:
-            chosen = rng.sample(questions, min(QUESTIONS, len(questions)))
+            rng.shuffle(questions)
+            chosen = questions[:QUESTIONS]
             return TaskExam(task, description, document.text, tuple(chosen))
-
-
-def _questions(task: Task, document: Document) -> list[tuple[str, str]]:
-    answers = ((fact.question, task.answer(fact)) for fact in document.facts)
-    return [(question, answer) for question, answer in answers if answer is not None]
 
 
 @dataclass(slots=True)
@@ -133,11 +151,12 @@ class TaskResult:
 def examine_tasks(examiner: TaskExaminer, name: str, exams: Sequence[TaskExam]) -> TaskResult:
     """Asks every question of the exams under every condition."""
     result = TaskResult(name, len({exam.task.name for exam in exams}), len(exams))
-    for exam in exams:
+    for start in range(0, len(exams), EXAMS_AT_ONCE):
+        some = exams[start : start + EXAMS_AT_ONCE]
         for condition in TaskCondition:
-            matches = examiner.right(exam, condition)
-            result.overall[condition].count(matches)
-            result.by_family[exam.task.family][condition].count(matches)
+            for exam, matches in zip(some, examiner.right(some, condition), strict=True):
+                result.overall[condition].count(matches)
+                result.by_family[exam.task.family][condition].count(matches)
     return result
 
 
