@@ -1,4 +1,4 @@
-"""Reads the reference fixtures of the published Doc-to-LoRA through this project's own import."""
+"""Reads the reference fixtures of the published systems through this project's own import."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,16 +13,21 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from generator import checkpoint
 from generator.doc_to_lora import DocToLora, HypernetworkConfig
+from generator.hypernetwork import Factors
 from generator.importing.doc_to_lora import Choices, import_doc_to_lora
 from generator.importing.families import GEMMA_2, MISTRAL, QWEN_3
+from generator.importing.text_to_lora import Choices as TextChoices
+from generator.importing.text_to_lora import import_text_to_lora
+from generator.text_to_lora import TextToLora
 
 CASES = ("d2l_gemma2_l2l", "d2l_mistral_multi", "d2l_qwen3_early_exit")
+TEXT_CASES = ("t2l_gemma2_sft", "t2l_mistral_recon_z")
 FAMILIES = {"gemma2": GEMMA_2, "mistral": MISTRAL, "qwen3": QWEN_3}
 
 
 @dataclass
-class Case:
-    """One fixture folder: the published system's inputs, intermediate values and outputs.
+class Fixture:
+    """One fixture folder: a published system's inputs, intermediate values and outputs.
 
     ``native`` is its checkpoint, imported as a user would.
     """
@@ -33,6 +38,25 @@ class Case:
 
     def __post_init__(self) -> None:
         self.info = json.loads((self.folder / "case.json").read_text())
+
+    @cached_property
+    def io(self) -> dict[str, Tensor]:
+        return load_file(self.folder / "io.safetensors")
+
+    @cached_property
+    def base(self) -> PreTrainedModel:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            self.folder / "base_model", dtype=torch.float32, attn_implementation="eager"
+        )
+        return model.eval().requires_grad_(False)
+
+
+@dataclass
+class Case(Fixture):
+    """Doc-to-LoRA's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         prompt_format = self.native.with_suffix(".json")
         prompt_format.write_text(json.dumps(self._prompt_format()))
         choices = Choices(
@@ -52,17 +76,6 @@ class Case:
             "chat_template": FAMILIES[self.info["family"]].prompt.chat_template,
         }
 
-    @cached_property
-    def io(self) -> dict[str, Tensor]:
-        return load_file(self.folder / "io.safetensors")
-
-    @cached_property
-    def base(self) -> PreTrainedModel:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            self.folder / "base_model", dtype=torch.float32, attn_implementation="eager"
-        )
-        return model.eval().requires_grad_(False)
-
     @property
     def config(self) -> HypernetworkConfig:
         return self.hypernetwork.config
@@ -77,6 +90,37 @@ class Case:
         if features.ndim == 3:
             features = features[:, None]
         return features, self.io[f"{run}.ctx_attn_mask"].bool()
+
+
+@dataclass
+class TextCase(Fixture):
+    """Text-to-LoRA's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        encoder = self.folder / "emb_gte_tiny"
+        choices = TextChoices(
+            base=str(self.folder / "base_model"), description_encoder=str(encoder)
+        )
+        import_text_to_lora(self.folder, self.native, choices)
+
+    @cached_property
+    def hypernetwork(self) -> TextToLora:
+        return checkpoint.load_text(self.native)[1]
+
+    def lora(self, run: str) -> Factors:
+        """The published LoRA of run ``fixed`` or ``text``, ``A[m] [L, R, d_in]``."""
+        layers = range(self.hypernetwork.config.layers)
+        sides = {}
+        for side in "AB":
+            keys = (
+                f"{run}.lora.base_model.model.model.layers.{{}}.self_attn.{{}}.lora_{side}.weight"
+            )
+            sides[side] = {
+                module: torch.stack([self.io[keys.format(layer, module)] for layer in layers])
+                for module in self.info["module_order"]
+            }
+        return Factors(sides["A"], {m: x.mT for m, x in sides["B"].items()})
 
 
 def assert_close(got: Tensor, want: Tensor, tolerance: float = 2e-5) -> None:
