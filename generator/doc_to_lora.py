@@ -189,8 +189,17 @@ class DocToLora(nn.Module):
         ``[B, T]``, true at tokens, false at padding. Returns ``A[m] [B, L, R, d_in]`` and
         ``B[m] [B, L, R, d_out]`` in float32.
         """
-        streams = features.shape[1]
-        vectors = self.aggregate(features.flatten(0, 1), mask.repeat_interleave(streams, 0))
+        return self.from_contexts(self.read(features), mask)
+
+    def read(self, features: Tensor) -> Tensor:
+        """What the aggregator keeps of the features ``[..., T, F]`` of each token: ``[..., T, D]``,
+        usually several times less. Runs under the caller's autocast."""
+        return self.perceiver.read(features)
+
+    def from_contexts(self, contexts: Tensor, mask: Tensor) -> Factors:
+        """As ``forward``, from what was read of all streams, ``[B, streams, T, D]``."""
+        streams = contexts.shape[1]
+        vectors = self.perceiver.vectors(contexts.flatten(0, 1), mask.repeat_interleave(streams, 0))
         return self.factors(vectors.unflatten(0, (-1, streams)))
 
     def aggregate(self, features: Tensor, mask: Tensor) -> Tensor:

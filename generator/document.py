@@ -29,8 +29,8 @@ Mode = Literal["batched", "iterative"]
 class DocumentGenerator:
     """Context encoder and hypernetwork of one native generator folder.
 
-    ``batched`` mode reads the features of all base layers at once; ``iterative`` mode takes them
-    layer by layer through the aggregator, with equal results in a fraction of the memory.
+    ``batched`` mode takes the projected features of all base layers through the aggregator at once;
+    ``iterative`` mode takes them layer by layer, with equal results in less memory.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class DocumentGenerator:
         ids, mask = self._padded(chunks)
         with torch.inference_mode(), self._autocast():
             if self._mode == "batched":
-                factors = self._hypernetwork(self._encoder(ids), mask)
+                factors = self._hypernetwork.from_contexts(self._contexts(ids), mask)
             else:
                 factors = self._hypernetwork.factors(self._aggregate_by_layer(ids, mask))
         made: list[LoraWeights] = factors.each(len(chunks), self.config.hypernetwork.scaling)
@@ -123,6 +123,13 @@ class DocumentGenerator:
         shape = padded_shape(chunks, self.config.max_padded_chunk)
         ids, mask = padded(chunks, shape, self._vocabulary)
         return ids.to(self.device), mask.to(self.device)
+
+    def _contexts(self, ids: Tensor) -> Tensor:
+        contexts: list[Tensor] = []
+        self._encoder.visit(
+            ids, lambda _, features: contexts.append(self._hypernetwork.read(features))
+        )
+        return torch.stack(contexts, 1)
 
     def _aggregate_by_layer(self, ids: Tensor, mask: Tensor) -> Tensor:
         vectors: list[Tensor] = []

@@ -169,21 +169,29 @@ class Perceiver(nn.Module):
         self.encoder = QueryStack(latents, geometry.width, layers)
         self.decoder = QueryStack(outputs, geometry.width, [PerceiverLayer(geometry, cross=True)])
 
-    def encode(self, features_STF: Tensor, mask_ST: Tensor) -> Tensor:
-        """Latents ``[S, latents, D]`` of each sequence; positions where ``mask`` is false are not
-        read. A sequence masked throughout gives finite, meaningless latents."""
+    def read(self, features_STF: Tensor) -> Tensor:
+        """What the layers read of each token: the features projected to ``[S, T, D]``."""
         if self.normalise_features:
             features_STF = rms_normalised(features_STF)
-        context = self.feature_projection(features_STF)
+        out: Tensor = self.feature_projection(features_STF)
+        return out
+
+    def latents(self, context_STD: Tensor, mask_ST: Tensor) -> Tensor:
+        """Latents ``[S, latents, D]`` of each sequence that ``read`` gave; positions where ``mask``
+        is false are not read. A sequence masked throughout gives finite, meaningless latents."""
         additive = torch.zeros_like(mask_ST, dtype=torch.float32).masked_fill(
             ~mask_ST, torch.finfo(torch.float32).min
         )
-        out: Tensor = self.encoder(context, additive[:, None, None, :])
+        out: Tensor = self.encoder(context_STD, additive[:, None, None, :])
+        return out
+
+    def vectors(self, context_STD: Tensor, mask_ST: Tensor) -> Tensor:
+        """Vectors ``[S, outputs, D]`` of sequences that ``read`` gave."""
+        out: Tensor = self.decoder(self.latents(context_STD, mask_ST), None)
         return out
 
     def forward(self, features_STF: Tensor, mask_ST: Tensor) -> Tensor:
-        out: Tensor = self.decoder(self.encode(features_STF, mask_ST), None)
-        return out
+        return self.vectors(self.read(features_STF), mask_ST)
 
 
 def _encoder_layers(
