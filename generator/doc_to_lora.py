@@ -208,6 +208,13 @@ class DocToLora(nn.Module):
         out: Tensor = self.perceiver(features, mask)
         return out
 
+    def store_products_as(self, dtype: torch.dtype) -> None:
+        """Keeps the aggregator's matrices in ``dtype``, for use under autocast to it: the results
+        are the same, and no call converts them again."""
+        for module in self.perceiver.modules():
+            if isinstance(module, nn.Linear):
+                module.to(dtype)
+
     def factors(self, vectors: Tensor) -> Factors:
         """LoRA of each chunk from the aggregator's vectors of all streams, ``[B, streams, outputs,
         D]``. Always in float32, as published."""

@@ -50,6 +50,8 @@ class DocumentGenerator:
         self._hypernetwork = hypernetwork.to(device)
         self._vocabulary = vocabulary
         self._dtype = dtype
+        if dtype == torch.bfloat16:
+            hypernetwork.store_products_as(dtype)
         self._mode = mode
         bias = hypernetwork.bias()
         self._bias = None if bias is None else bias.weights(hypernetwork.config.scaling)

@@ -150,6 +150,18 @@ def test_under_autocast_the_factors_stay_in_float32_and_close() -> None:
     torch.testing.assert_close(out.A["down_proj"], exact.A["down_proj"], rtol=0.1, atol=0.05)
 
 
+def test_matrices_stored_in_the_precision_of_autocast_change_no_factor() -> None:
+    config = hypernetwork_config()
+    model = trained(config)
+    features, mask = random_batch(config)
+    with torch.autocast("cpu", torch.bfloat16):
+        converted_by_autocast = model(features, mask)
+        model.store_products_as(torch.bfloat16)
+        stored = model(features, mask)
+    assert torch.equal(stored.A["down_proj"], converted_by_autocast.A["down_proj"])
+    assert torch.equal(stored.B["down_proj"], converted_by_autocast.B["down_proj"])
+
+
 def test_it_compiles_to_one_graph() -> None:
     config = hypernetwork_config(blocks=1)
     model = trained(config)
