@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from generator.config import read_doc_config
+from generator.config import read_doc_config, read_text_config
 from generator.importing.cli import app
 from tests.generator import models
-from tests.generator.importing import published
+from tests.generator.importing import published, published_text
 from tests.generator.importing.test_unpickling import archive, asking_for
 
 
@@ -40,3 +40,26 @@ def test_a_refusal_is_one_line_that_cannot_steer_the_terminal(
     assert f"asks for {shown}," in done.stderr
     assert "\x1b" not in done.stderr
     assert not (tmp_path / "doc").exists()
+
+
+def test_a_run_of_text_to_lora_becomes_a_generator_folder(tmp_path: Path) -> None:
+    models.base_model().save_pretrained(tmp_path / "base")
+    models.tokenizer().save_pretrained(tmp_path / "base")
+    run = published_text.run_folder(tmp_path / "run", published_text.state_dict())
+    command = ["text-to-lora", run, "--out", tmp_path / "text", "--base", tmp_path / "base"]
+    options = ["--description-encoder", tmp_path / "base", "--pooling", "mean"]
+    done = CliRunner().invoke(app, [str(word) for word in [*command, *options]])
+    assert done.exit_code == 0, done.output
+    assert "q_proj, v_proj of " in done.output
+    assert "rank 2, descriptions of 64 tokens" in done.output
+    config = read_text_config(tmp_path / "text")
+    assert (config.base_path, config.pooling) == (str(tmp_path / "base"), "mean")
+
+
+def test_a_pickle_among_the_weights_of_a_run_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    run = published_text.run_folder(tmp_path / "run", {})
+    archive(run / "hypermod.pt", asking_for("posix", "system"))
+    done = CliRunner().invoke(app, ["text-to-lora", str(run), "--out", str(tmp_path / "text")])
+    assert done.exit_code == 1
+    assert "asks for posix.system, which no checkpoint of Doc-to-LoRA or Text-to-L" in done.stderr
+    assert not (tmp_path / "text").exists()
