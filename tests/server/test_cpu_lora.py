@@ -93,6 +93,21 @@ def test_a_merged_layer_gets_each_slice_in_its_place(rows: list[int]) -> None:
     torch.testing.assert_close(y, expected)
 
 
+def test_a_slice_that_an_adapter_leaves_out_is_untouched_to_the_bit(rows: list[int]) -> None:
+    """Of query, key and value an adapter may change two."""
+    widths = (8, 4, 6)
+    pairs = [stacks(width) for width in widths]
+    pairs[1][0][2], pairs[1][1][2] = 0, 0  # as vLLM empties a slot
+    x, y = torch.randn(len(rows), INPUTS), torch.randn(len(rows), sum(widths))
+    before = y.clone()
+    all_a, all_b = zip(*pairs, strict=True)
+    grouped(rows).add_lora_linear(y, x, all_a, all_b, 1.0, widths)
+    those = [row for row, slot in enumerate(rows) if slot == 2]
+    assert torch.equal(y[those, 8:12], before[those, 8:12])
+    expected = before + torch.cat([deltas(x, a, b, rows) for a, b in pairs], dim=1)
+    torch.testing.assert_close(y, expected)
+
+
 def test_shrink_and_expand_on_their_own_equal_the_whole(rows: list[int]) -> None:
     widths = (8, 4)
     pairs = [stacks(width) for width in widths]

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from generator.config import read_doc_config
 from server.settings import Settings
+from tests.server.logprobs import apart, read_by_peft, reading
 from tests.server.running import MAX_LORAS, Running, document, eventually
 
 pytestmark = pytest.mark.engine
@@ -34,20 +32,6 @@ def adapter_of(http: httpx.Client) -> str:
 def base_of(http: httpx.Client) -> str:
     base: str = http.get("/v1/models").json()["data"][0]["id"]
     return base
-
-
-async def reading(client: httpx.AsyncClient, model: str, prompt: str) -> list[float]:
-    """The log probability that `model` gives each token of the prompt."""
-    body = {"model": model, "prompt": prompt, "echo": True, "logprobs": 0}
-    written = {"max_tokens": 8, "ignore_eos": True}
-    answer = await client.post("/v1/completions", json={**body, **written})
-    assert answer.status_code == 200, answer.text
-    logprobs = answer.json()["choices"][0]["logprobs"]["token_logprobs"]
-    return [float(logprob) for logprob in logprobs[1:-8]]
-
-
-def apart(one: list[float], other: list[float]) -> float:
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def test_the_base_and_adapters_in_one_batch_read_as_they_do_alone(
@@ -69,25 +53,6 @@ def test_the_base_and_adapters_in_one_batch_read_as_they_do_alone(
         assert apart(one, other) < ROUNDING, f"{model} reads {prompt!r} differently in a batch"
 
 
-def read_by_peft(folder: Path, prompt: str) -> tuple[list[float], list[float]]:
-    """What `reading` asks vLLM for, from transformers: with the PEFT adapter, and without."""
-    base = read_doc_config(Settings().generators[0]).base_path
-    ids = AutoTokenizer.from_pretrained(base)(prompt, return_tensors="pt").input_ids
-    model = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base, dtype="float32"), folder
-    )
-
-    def read() -> list[float]:
-        with torch.inference_mode():
-            logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-        found: list[float] = logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()
-        return found
-
-    adapted = read()
-    with model.disable_adapter():
-        return adapted, read()
-
-
 def test_vllm_reads_with_a_downloaded_adapter_as_peft_does(
     http: httpx.Client, server: Running, tmp_path: Path
 ) -> None:
@@ -101,7 +66,8 @@ def test_vllm_reads_with_a_downloaded_adapter_as_peft_does(
             return await reading(client, adapter, PROMPTS[0])
 
     served = asyncio.run(read())
-    adapted, plain = read_by_peft(config.parent, PROMPTS[0])
+    base = read_doc_config(Settings().generators[0]).base_path
+    adapted, plain = read_by_peft(base, config.parent, PROMPTS[0])
     assert apart(adapted, plain) > 3 * ROUNDING, "the adapter does nothing"
     assert apart(served, adapted) < ROUNDING
 
