@@ -16,7 +16,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from generator.base_model import check_base
 from generator.checkpoint import in_short, load_text
 from generator.config import InvalidGenerator, Pooling, TextGeneratorConfig, read_text_config
-from generator.hub import attention, load_tokenizer, model_config
+from generator.hub import load_tokenizer, model_config
 from generator.lora import InvalidLora, LoraWeights
 from generator.padding import Chunk, padded, padded_shape
 from generator.placement import Precision, placed
@@ -187,11 +187,13 @@ def check_embedding_size(config: TextGeneratorConfig, size: int) -> None:
 
 def _load_encoder(path: str, dtype: torch.dtype) -> PreTrainedModel:
     config = model_config(path)
+    # with a mask, capped scores (Gemma 2) exist in transformers' eager attention only
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
     model, report = AutoModel.from_pretrained(
         path,
         config=config,
         dtype=dtype,
-        attn_implementation=attention(config),
+        attn_implementation="eager" if capped else None,
         trust_remote_code=False,
         output_loading_info=True,
     )

@@ -43,10 +43,3 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         path, trust_remote_code=False
     )
     return tokenizer
-
-
-def attention(config: PreTrainedConfig) -> str | None:
-    """Which of transformers' attentions computes a model rightly, None for its default: capped
-    scores (Gemma 2) exist in the eager one only."""
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
-    return "eager" if capped else None
