@@ -62,10 +62,10 @@ class _Config(BaseModel):
         return self.base_path if name is None else self._resolved(field, name)
 
     def _resolved(self, field: str, name: str) -> str:
+        if name.startswith(IN_PACKAGE):
+            return in_package(name)
         if self._folder is None:
             return name
-        if name.startswith(IN_PACKAGE):
-            return _in_package(field, name.removeprefix(IN_PACKAGE))
         local = (self._folder / name).resolve()
         if local.is_dir():
             return str(local)
@@ -76,17 +76,17 @@ class _Config(BaseModel):
         return name
 
 
-def _in_package(field: str, place: str) -> str:
-    """Where a folder of an installed package lies; the package is not imported."""
-    package, _, inside = place.partition("/")
-    found = importlib.util.find_spec(package)
+def in_package(name: str) -> str:
+    """Where the folder of an installed package lies that a "package:" name means; the package is
+    not imported. Raises InvalidGenerator."""
+    package, _, inside = name.removeprefix(IN_PACKAGE).partition("/")
+    # of a name with a dot, the package before the dot would be imported
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
     folders = [] if found is None else found.submodule_search_locations or []
     for folder in folders:
         if (Path(folder) / inside).is_dir():
             return str(Path(folder) / inside)
-    raise InvalidGenerator(
-        f"{field} is {inside or 'all'} of the Python package {package}, which is not installed"
-    )
+    raise InvalidGenerator(f"{name}: the Python package {package} with it is not installed")
 
 
 class DocGeneratorConfig(_Config):

@@ -30,6 +30,10 @@ class Tally:
     def share(self) -> float | None:
         return self.right / self.asked if self.asked else None
 
+    def relative_to(self, most: "Tally") -> float | None:
+        """The share as a share of another; None where one of them is not there, or nothing."""
+        return None if self.share is None or not most.share else self.share / most.share
+
     def as_json(self) -> dict[str, Any]:
         """The share, with the number of questions that it rests on."""
         return {"exact_match": self.share and round(self.share, 4), "questions": self.asked}
@@ -83,8 +87,7 @@ def examine(examiner: Examiner, suite: Suite) -> Result:
 
 def relative(tallies: dict[Condition, Tally]) -> float | None:
     """The adapter's exact match as a share of what reading the document gives."""
-    read, known = tallies[Condition.IN_CONTEXT].share, tallies[Condition.ADAPTER].share
-    return None if not read or known is None else known / read
+    return tallies[Condition.ADAPTER].relative_to(tallies[Condition.IN_CONTEXT])
 
 
 def suites_table(results: Iterable[Result]) -> Table:

@@ -29,22 +29,40 @@ FACTS = (2, 4)  # of a document
 
 
 class TaskCondition(StrEnum):
-    """What the base model has to go by; with both adapters it reads nothing but the question."""
+    """What the base model has to go by, and what is asked of it."""
 
     ADAPTER = "task adapter, document in context"
-    COMPOSED = "task and document adapters"
+    COMPOSED = "task and document adapters, composed"
     DESCRIBED = "description and document in context"
-    UNTOLD = "document in context, no task"
+    UNTOLD = "document in context"
+    # the plain answer, without any task: what the others cannot surpass
+    READ = "plain answer, document in context"
+    RECALLED = "plain answer, document adapter"
+
+
+C = TaskCondition
+WITHOUT_DOCUMENT = frozenset({C.COMPOSED, C.RECALLED})  # in the prompt
+WITH_TASK_ADAPTER = frozenset({C.ADAPTER, C.COMPOSED})
+PLAIN = frozenset({C.READ, C.RECALLED})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuestion:
+    """A question about a document with its plain answer and the one in the asked form."""
+
+    text: str
+    plain: str
+    asked_form: str
 
 
 @dataclass(frozen=True, slots=True)
 class TaskExam:
-    """A task in one of its phrasings, a document, and questions with answers in the asked form."""
+    """A task in one of its phrasings, a document and questions about it."""
 
     task: Task
     description: str
     document: str
-    questions: tuple[tuple[str, str], ...]
+    questions: tuple[TaskQuestion, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +79,40 @@ class TaskExaminer:
         """Which questions of each exam are answered right and in the asked form."""
         # an exam of fewer questions repeats them: each adapter gets as many rows
         rows = [
-            (exam, *exam.questions[k % len(exam.questions)])
+            (exam, exam.questions[k % len(exam.questions)])
             for exam in exams
             for k in range(QUESTIONS)
         ]
         matches = self.matcher.matches(
-            [self._prompt(exam, question, condition) for exam, question, _ in rows],
-            [answer for _, _, answer in rows],
+            [self._prompt(exam, question, condition) for exam, question in rows],
+            [q.plain if condition in PLAIN else q.asked_form for _, q in rows],
             self._adapters(exams, condition),
         )
         return [
             matches[QUESTIONS * index :][: len(exam.questions)] for index, exam in enumerate(exams)
         ]
 
-    def _prompt(self, exam: TaskExam, question: str, condition: TaskCondition) -> list[int]:
-        if condition is TaskCondition.COMPOSED:
-            return self.matcher.prompt(question)
-        told = exam.description if condition is TaskCondition.DESCRIBED else ""
-        return self.matcher.prompt(f"{exam.document}\n\n{question}", system=told)
+    def _prompt(
+        self, exam: TaskExam, question: TaskQuestion, condition: TaskCondition
+    ) -> list[int]:
+        if condition in WITHOUT_DOCUMENT:
+            return self.matcher.prompt(question.text)
+        told = exam.description if condition is C.DESCRIBED else ""
+        return self.matcher.prompt(f"{exam.document}\n\n{question.text}", system=told)
 
     def _adapters(
         self, exams: Sequence[TaskExam], condition: TaskCondition
     ) -> Sequence[LoraWeights]:
-        if condition in (TaskCondition.DESCRIBED, TaskCondition.UNTOLD):
-            return ()
-        described = [self.reader.split(exam.description)[0] for exam in exams]
-        tasks = self.generator.generate(described)
-        if condition is TaskCondition.ADAPTER:
-            return tasks
-        generator = self.document_generator
-        chunks = generator.generate([self.chunker.split(exam.document)[0] for exam in exams])
+        adapters: list[list[LoraWeights]] = []
+        if condition in WITH_TASK_ADAPTER:
+            described = [self.reader.split(exam.description)[0] for exam in exams]
+            adapters.append(self.generator.generate(described))
+        if condition in WITHOUT_DOCUMENT:
+            chunks = [self.chunker.split(exam.document)[0] for exam in exams]
+            made = self.document_generator.generate(chunks)
+            adapters.append([self.document_generator.combine([chunk]) for chunk in made])
         return [
-            compose([(generator.combine([chunk]), 1.0), (task, 1.0)])
-            for chunk, task in zip(chunks, tasks, strict=True)
+            compose([(lora, 1.0) for lora in together]) for together in zip(*adapters, strict=True)
         ]
 
 
@@ -113,8 +132,11 @@ def _exam(task: Task, description: str, chunker: Chunker, rng: Random) -> TaskEx
         document = documents.document(
             rng, Split.HELD_OUT, facts=rng.randint(*FACTS), fillers=rng.randint(0, 2)
         )
-        answers = ((fact.question, task.answer(fact)) for fact in document.facts)
-        questions = [(question, answer) for question, answer in answers if answer is not None]
+        questions = [
+            TaskQuestion(fact.question, fact.value, answer)
+            for fact in document.facts
+            if (answer := task.answer(fact)) is not None
+        ]
         if questions and len(chunker.split(document.text)) == 1:
             rng.shuffle(questions)
             chosen = questions[:QUESTIONS]
@@ -164,9 +186,8 @@ def tasks_table(results: Iterable[TaskResult]) -> Table:
     """One row for all tasks of a result, and one for each of its families."""
     table = Table(title="Right answer in the asked form", title_justify="left")
     table.add_column("tasks")
-    table.add_column("questions", justify="right")
-    for condition in TaskCondition:
-        table.add_column(condition, justify="right")
+    for name in ("questions", *TaskCondition, "adapter, relative", "composed, relative"):
+        table.add_column(name, justify="right")
     for result in results:
         _add_row(table, f"{result.name} ({result.tasks})", result.overall)
         for family, tallies in sorted(result.by_family.items()):
@@ -175,5 +196,10 @@ def tasks_table(results: Iterable[TaskResult]) -> Table:
 
 
 def _add_row(table: Table, name: str, tallies: dict[TaskCondition, Tally]) -> None:
-    asked = str(tallies[TaskCondition.ADAPTER].asked)
-    table.add_row(name, asked, *(figure(tallies[condition].share) for condition in TaskCondition))
+    table.add_row(
+        name,
+        str(tallies[C.ADAPTER].asked),
+        *(figure(tallies[condition].share) for condition in TaskCondition),
+        figure(tallies[C.ADAPTER].relative_to(tallies[C.READ])),
+        figure(tallies[C.COMPOSED].relative_to(tallies[C.RECALLED])),
+    )

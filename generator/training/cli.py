@@ -107,6 +107,7 @@ def text(
         Literal["minilm", "base"], typer.Option(help="What embeds descriptions.")
     ] = "minilm",
     minutes: Minutes = None,
+    start_from: StartFrom = None,
 ) -> None:
     """Train the Text-to-LoRA hypernetwork of a trained base model."""
     from generator.training.text import train_text
@@ -124,6 +125,7 @@ def text(
         matrix_rate=matrix_rate,
         encoder=encoder,
         minutes=minutes,
+        start_from=start_from,
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from generator.checkpoint import load_doc, save
+from generator.checkpoint import load_doc, load_text, save
 from generator.chunks import Chunk, Chunker
 from generator.config import Pooling, TextGeneratorConfig, in_package
 from generator.context import ContextEncoder
@@ -74,6 +74,7 @@ PHASES: tuple[Phase, ...] = (
     Phase(0.25, {"practices": (READ_SHORT,)}),
     Phase(0.75, {"practices": (READ, STUDIED)}),
 )
+EARLY_PHASES = 1  # phases that a trained hypernetwork, going on, has behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,11 +307,13 @@ def train_text(
     matrix_rate: float,
     encoder: Literal["minilm", "base"],
     minutes: float | None,
+    start_from: Path | None,
 ) -> None:
     """Trains the Text-to-LoRA hypernetwork of a base model and writes its generator folder.
 
     ``document_generator`` makes the documents' adapters that tasks are composed with. Descriptions
     are embedded by all-MiniLM-L6-v2 (mean pooling), or by the base model (last token).
+    ``start_from`` is a trained generator to go on from, past the first phase; its shape is kept.
     """
     torch.manual_seed(0)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base_folder)
@@ -330,14 +333,18 @@ def train_text(
     )
     reader = DescriptionReader(AutoTokenizer.from_pretrained(place), config)
     embed = DescriptionEncoder(model, pooling)
-    hypernetwork = TextToLora(config.hypernetwork)
+    hypernetwork, phases = TextToLora(config.hypernetwork), PHASES
+    if start_from is not None:
+        trained = load_text(start_from)[1].train().requires_grad_(True)
+        config = config.model_copy(update={"hypernetwork": trained.config})
+        hypernetwork, phases = trained, PHASES[EARLY_PHASES:]
     performer = Performer(base, document_generator, hypernetwork, pad)
     dialogues = DialogueEncoder(tokenizer, context_weight=0.0)
     chunker = Chunker.from_folder(document_generator)
 
     def batches(tasks: Sequence[Task], split: Split) -> tuple[PracticeBatches, Tensor]:
         bank = DescriptionBank(tasks, split)
-        made = PracticeBatches(bank, dialogues, chunker, pad, PHASES, steps, split)
+        made = PracticeBatches(bank, dialogues, chunker, pad, phases, steps, split)
         return made, bank.embedded(reader, embed)
 
     known = [task for task in TASKS if task.split is Split.TRAIN]
