@@ -11,9 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 import generator
 
 EMBEDDED = Path(generator.__file__).parent / "pretrained" / "tiny"
-EMBEDDED_GENERATORS = [
-    folder for folder in (EMBEDDED / "doc", EMBEDDED / "text") if (folder / "config.json").is_file()
-]
+EMBEDDED_GENERATORS = [EMBEDDED / "doc", EMBEDDED / "text"]
 MIB = 2**20
 
 

@@ -79,8 +79,9 @@ EARLY_PHASES = 1  # phases that a trained hypernetwork, going on, has behind it
 
 @dataclass(frozen=True, slots=True)
 class PracticeBatch:
-    """``descriptions [G]`` index the bank, ``row_ids [G k, R]`` have the weight of each token as a
-    target, ``chunk_ids [G, T]`` are there where the documents are studied."""
+    """``descriptions [G, 2]`` index two phrasings of each task in the bank, ``row_ids [G k, R]``
+    have the weight of each token as a target, ``chunk_ids [G, T]`` are there where documents are
+    studied."""
 
     descriptions: Tensor
     row_ids: Tensor
@@ -100,10 +101,11 @@ class DescriptionBank:
             self.texts += task.wordings(split)
             self._places.append(range(first, len(self.texts)))
 
-    def draw(self, rng: Random) -> tuple[Task, int]:
-        """A task and the index of one of its phrasings."""
+    def draw(self, rng: Random) -> tuple[Task, tuple[int, int]]:
+        """A task and the indices of two of its phrasings."""
         number = rng.randrange(len(self.tasks))
-        return self.tasks[number], rng.choice(self._places[number])
+        places = self._places[number]
+        return self.tasks[number], (rng.choice(places), rng.choice(places))
 
     def embedded(self, reader: DescriptionReader, encoder: DescriptionEncoder) -> Tensor:
         """Embeddings ``[texts, E]``, computed in bfloat16."""
@@ -121,6 +123,16 @@ class DescriptionBank:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 embeddings[some] = encoder(ids, mask)[: len(some)]
         return embeddings
+
+
+def between(embeddings: Tensor, pairs: Tensor) -> Tensor:
+    """Embeddings ``[G, E]`` somewhere between two of the same task, ``pairs [G, 2]``, and near by:
+    what lies between the phrasings of a task is a phrasing of it too."""
+    first, second = embeddings[pairs].unbind(1)
+    mixed = torch.lerp(first, second, torch.rand(len(pairs), 1))
+    unit = functional.normalize(mixed + NOISE * torch.randn(mixed.shape), dim=-1)
+    embedded: Tensor = unit * mixed.shape[-1] ** 0.5
+    return embedded
 
 
 class PracticeBatches:
@@ -149,10 +161,10 @@ class PracticeBatches:
         """A batch in the shapes of ``practice``."""
         rows: list[Row] = []
         chunks: list[Chunk] = []
-        described: list[int] = []
+        described: list[tuple[int, int]] = []
         for _ in range(practice.tasks):
-            task, description = self.bank.draw(rng)
-            described.append(description)
+            task, descriptions = self.bank.draw(rng)
+            described.append(descriptions)
             if practice.chunk is None:
                 rows += [self._read(task, practice, rng) for _ in range(practice.rows)]
             else:
@@ -354,8 +366,7 @@ def train_text(
     examined["unseen tasks"] = batches(unseen, Split.HELD_OUT)
 
     def loss_of(batch: PracticeBatch) -> tuple[Tensor, dict[str, float]]:
-        described = embeddings[batch.descriptions]
-        return performer.loss(batch, described + NOISE * torch.randn(described.shape))
+        return performer.loss(batch, between(embeddings, batch.descriptions))
 
     def evaluate() -> dict[str, float]:
         found = {}
@@ -363,7 +374,8 @@ def train_text(
             for practice in (READ, STUDIED):
                 batch = held_out.batch(practice, Random("held out"))
                 how = "read" if practice.chunk is None else "studied"
-                found[f"{name}, {how}"] = performer.exact_match(batch, embedded[batch.descriptions])
+                described = embedded[batch.descriptions[:, 0]]
+                found[f"{name}, {how}"] = performer.exact_match(batch, described)
         return found
 
     schedule = Schedule(steps, rate, matrix_rate)
