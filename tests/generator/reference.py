@@ -16,12 +16,14 @@ from generator.doc_to_lora import DocToLora, HypernetworkConfig
 from generator.hypernetwork import Factors
 from generator.importing.doc_to_lora import Choices, import_doc_to_lora
 from generator.importing.families import GEMMA_2, MISTRAL, QWEN_3
+from generator.importing.task_families import chat_template_of
 from generator.importing.text_to_lora import Choices as TextChoices
 from generator.importing.text_to_lora import import_text_to_lora
 from generator.text_to_lora import TextToLora
 
 CASES = ("d2l_gemma2_l2l", "d2l_mistral_multi", "d2l_qwen3_early_exit")
 TEXT_CASES = ("t2l_gemma2_sft", "t2l_mistral_recon_z")
+TASK_FAMILIES = {"gemma2": "gemma-2-2b-it", "mistral": "Mistral-7B-Instruct-v0.2"}
 FAMILIES = {"gemma2": GEMMA_2, "mistral": MISTRAL, "qwen3": QWEN_3}
 
 
@@ -98,9 +100,13 @@ class TextCase(Fixture):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        encoder = self.folder / "emb_gte_tiny"
+        # the models' names do not say of which family they are
+        chat_template = self.native.with_suffix(".jinja")
+        chat_template.write_text(chat_template_of(TASK_FAMILIES[self.info["family"]]))
         choices = TextChoices(
-            base=str(self.folder / "base_model"), description_encoder=str(encoder)
+            base=str(self.folder / "base_model"),
+            description_encoder=str(self.folder / "emb_gte_tiny"),
+            chat_template=chat_template,
         )
         import_text_to_lora(self.folder, self.native, choices)
 
