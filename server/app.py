@@ -58,7 +58,7 @@ def run(settings: Settings, sock: socket.socket) -> None:
     with _explained():
         configs = read_configs(settings.generators, settings.model)
         engine_config = _engine_config(settings, configs)
-        _keep_to_ourselves(engine_config.model)
+        _keep_to_ourselves([engine_config.model, *(config.encoder_path for config in configs)])
         prefork.start(engine_config)  # before anything here imports vLLM, to do it meanwhile
         asyncio.run(_serve(settings, configs, engine_config, sock))
 
@@ -123,8 +123,8 @@ async def _serve(
     async with AsyncExitStack() as stack:
         opened = await AdapterStore.open(settings.data_dir, settings.database_url)
         store = await stack.enter_async_context(opened)
-        names = " and ".join(config.name for config in configs)
-        log.info("starting the engine and the generators %s", names)
+        names = " and ".join(f"the generator {config.name}" for config in configs)
+        log.info("starting the engine and %s", names)
         starting = [asyncio.create_task(generator.start()) for generator in generators.values()]
         stack.push_async_callback(_stop_generators, generators, starting)
         await asyncio.sleep(0)  # the children are spawned now; the engine's start blocks this loop
@@ -238,11 +238,11 @@ def _name_of(model: str) -> str:
     return folder.resolve().name if folder.is_dir() else model
 
 
-def _keep_to_ourselves(model: Path | str) -> None:
-    """No telemetry, and no question to a model hub about a model that lies here."""
+def _keep_to_ourselves(models: Sequence[Path | str]) -> None:
+    """No telemetry, and no question to a model hub where all models lie here."""
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    if Path(model).is_dir():
+    if all(Path(model).is_dir() for model in models):
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 

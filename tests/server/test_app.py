@@ -153,6 +153,15 @@ def test_the_log_tells_what_was_started_and_where(
     assert ready == "ready       http://[::1]:9000 after 12 s"
 
 
+def test_a_hub_is_asked_only_where_a_model_lies_there(tmp_path: Path) -> None:
+    with mock.patch.dict(os.environ):
+        os.environ.pop("HF_HUB_OFFLINE", None)
+        app._keep_to_ourselves([tmp_path, "an-organisation/an-encoder"])
+        assert "HF_HUB_OFFLINE" not in os.environ
+        app._keep_to_ourselves([tmp_path, str(tmp_path)])
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
 def test_the_generators_run_as_they_are_set(tmp_path: Path) -> None:
     folders = both(tmp_path)
     configs = [read_config(folder) for folder in folders]
