@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
+from generator.hub import model_config
 from server.residency import EngineRefused
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ def linear_layers(model: Path | str, target_modules: tuple[str, ...]) -> Layers:
     Raises ValueError when the base model has no linear layer of a target module's name.
     """
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+        skeleton = AutoModelForCausalLM.from_config(
+            model_config(str(model)), trust_remote_code=False
+        )
     layers = {
         name: (module.in_features, module.out_features)
         for name, module in skeleton.named_modules()
