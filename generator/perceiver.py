@@ -36,7 +36,11 @@ class RmsNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight.float() * rms_normalised(x)
+        return self.weighted(rms_normalised(x))
+
+    def weighted(self, normalised: Tensor) -> Tensor:
+        """What is left to do for an ``x`` that is ``rms_normalised`` already."""
+        return self.weight.float() * normalised
 
 
 def rms_normalised(x: Tensor) -> Tensor:
@@ -82,6 +86,8 @@ class GroupedAttention(nn.Module):
         S, Q, _ = x_SQD.shape
         K, G, E = self.kv_heads, self.group, self.head_dim
         query = self.query(x_SQD).view(S, Q, K, G, E).permute(0, 2, 3, 1, 4).reshape(S, K, G * Q, E)
+        # where they are stored in another precision, converted once and not for either product
+        context_SCD = context_SCD.to(self.key.weight.dtype)
         key = self.key(context_SCD).view(S, -1, K, E).permute(0, 2, 3, 1)
         value = self.value(context_SCD).view(S, -1, K, E).transpose(1, 2)
         scores = torch.matmul(query, key).float() * E**-0.5
@@ -96,8 +102,8 @@ class GroupedAttention(nn.Module):
 class PerceiverLayer(nn.Module):
     """Attention and a gated MLP, each normalised before and after and added to the latents.
 
-    A cross-attention layer reads the context through a norm of its own; a self-attention layer
-    reads the latents. The latents are not appended to the context.
+    A cross-attention layer reads the context, which comes normalised, through weights of its own; a
+    self-attention layer reads the latents. The latents are not appended to the context.
     """
 
     def __init__(self, geometry: Geometry, *, cross: bool) -> None:
@@ -116,7 +122,8 @@ class PerceiverLayer(nn.Module):
         if self.context_norm is None:
             attended = self.attention(query, query, None)
         else:
-            attended = self.attention(query, self.context_norm(context_SCD), mask_S11C)
+            context_SCD = self.context_norm.weighted(context_SCD)
+            attended = self.attention(query, context_SCD, mask_S11C)
         z_SQD = z_SQD + self.attention_out_norm(attended)
         out: Tensor = z_SQD + self.mlp_out_norm(self.mlp(self.mlp_norm(z_SQD)))
         return out
@@ -133,6 +140,7 @@ class QueryStack(nn.Module):
 
     def forward(self, context_SCD: Tensor, mask_S11C: Tensor | None) -> Tensor:
         z = self.queries.float().expand(context_SCD.shape[0], -1, -1)
+        context_SCD = rms_normalised(context_SCD)  # of the same context in every layer
         for layer in self.layers:
             z = layer(z, context_SCD, mask_S11C)
         out: Tensor = self.norm(z)
