@@ -33,7 +33,7 @@ class TaskCondition(StrEnum):
 
     ADAPTER = "task adapter, document in context"
     COMPOSED = "task and document adapters, composed"
-    DESCRIBED = "description and document in context"
+    TOLD = "description and document in context"
     UNTOLD = "document in context"
     # the plain answer, without any task: what the others cannot surpass
     READ = "plain answer, document in context"
@@ -97,7 +97,7 @@ class TaskExaminer:
     ) -> list[int]:
         if condition in WITHOUT_DOCUMENT:
             return self.matcher.prompt(question.text)
-        told = exam.description if condition is C.DESCRIBED else ""
+        told = exam.description if condition is C.TOLD else ""
         return self.matcher.prompt(f"{exam.document}\n\n{question.text}", system=told)
 
     def _adapters(
@@ -184,9 +184,18 @@ def examine_tasks(examiner: TaskExaminer, name: str, exams: Sequence[TaskExam]) 
 
 def tasks_table(results: Iterable[TaskResult]) -> Table:
     """One row for all tasks of a result, and one for each of its families."""
-    table = Table(title="Right answer in the asked form", title_justify="left")
-    table.add_column("tasks")
-    for name in ("questions", *TaskCondition, "adapter, relative", "composed, relative"):
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title="Right answer in the asked form",
+        title_justify="left",
+        caption="; ".join(f"{condition.name.lower()}: {condition}" for condition in TaskCondition)
+        + "; rel.: adapter to read, composed to recalled",
+        caption_justify="left",
+    )
+    table.add_column("tasks", no_wrap=True)
+    conditions = [condition.name.lower() for condition in TaskCondition]
+    for name in ("asked", *conditions, "rel.", "rel."):
         table.add_column(name, justify="right")
     for result in results:
         _add_row(table, f"{result.name} ({result.tasks})", result.overall)
