@@ -16,7 +16,7 @@ from generator.importing.torch_file import InvalidCheckpoint
 WEIGHTS_FILE = "hypermod.pt"
 ARGUMENTS_FILE = "args.yaml"
 ADAPTER_FILE = "adapter_config.json"
-MAX_TEXT_BYTES = 2**20  # published ones hold some 100 KB
+MAX_TEXT_BYTES = 2**20  # of flags, and the names and descriptions of tasks
 NULLS = ("", "~", "null", "Null", "NULL")
 ONLY = {
     "encoder_type": "linear",
@@ -75,7 +75,7 @@ class Adapter(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A training run, or one checkpoint of it. Every error of it is InvalidCheckpoint."""
+    """A training run, or one checkpoint of it: where its weights lie, and what they are."""
 
     weights: Path
     arguments: Arguments
