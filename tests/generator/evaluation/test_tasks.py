@@ -32,25 +32,21 @@ def test_an_exam_is_of_a_held_out_phrasing_and_asks_for_its_form(exams: list[Tas
         assert exam.description in exam.task.wordings(Split.HELD_OUT)
         assert exam.description not in exam.task.wordings(Split.TRAIN)
         assert 1 <= len(exam.questions) <= 2
-        for question in exam.questions:
-            assert question.plain in exam.document
 
 
 def test_what_counts_as_right_is_what_greedy_decoding_writes(
     examiner: TaskExaminer, exams: list[TaskExam]
 ) -> None:
-    some = [exam for exam in exams if exam.task.family in ("opening", "wrapper")][:10]
-    matches = examiner.right(some, TaskCondition.UNTOLD) + examiner.right(some, TaskCondition.READ)
+    some = [exam for exam in exams if exam.task.family in ("opening", "wrapper")][:4]
     written = []
-    for answer in ("asked_form", "plain"):
-        for exam in some:
-            written.append([])
-            for question in exam.questions:
-                prompt = examiner.matcher.prompt(f"{exam.document}\n\n{question.text}")
-                made = examiner.matcher.base.generate(torch.tensor([prompt]), max_new_tokens=40)
-                text = examiner.matcher.tokenizer.decode(made[0, len(prompt) :]).split("<|end|>")[0]
-                written[-1].append(text == getattr(question, answer))
-    assert matches == written
+    for exam in some:
+        written.append([])
+        for question in exam.questions:
+            prompt = examiner.matcher.prompt(f"{exam.document}\n\n{question.text}")
+            made = examiner.matcher.base.generate(torch.tensor([prompt]), max_new_tokens=16)
+            text = examiner.matcher.tokenizer.decode(made[0, len(prompt) :]).split("<|end|>")[0]
+            written[-1].append(text == question.plain)
+    assert examiner.right(some, TaskCondition.READ) == written
     assert any(any(row) for row in written)
 
 
@@ -58,7 +54,11 @@ def test_task_adapters_change_the_form_and_compose_with_documents(
     examiner: TaskExaminer, exams: list[TaskExam]
 ) -> None:
     plain_families = ("opening", "closing", "wrapper", "ending")
-    some = [exam for exam in exams if exam.task.family in plain_families]
+    some = [
+        exam
+        for family in plain_families
+        for exam in [exam for exam in exams if exam.task.family == family][:6]
+    ]
     result = examine_tasks(examiner, "known tasks", some)
     share = {condition: tally.share for condition, tally in result.overall.items()}
     assert share[TaskCondition.ADAPTER] > 0.7

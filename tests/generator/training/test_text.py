@@ -88,9 +88,11 @@ def test_the_bank_draws_a_tasks_own_phrasings() -> None:
 def test_a_run_leaves_a_generator_that_reads_descriptions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "PHASES", PHASES)
-    monkeypatch.setattr(text, "READ", READ)
-    monkeypatch.setattr(text, "STUDIED", STUDIED)
+    read = Practice(2, 1, 96, (1, 1), (0, 0))
+    studied = Practice(2, 1, 48, (1, 1), (0, 0), chunk=64)
+    monkeypatch.setattr(text, "PHASES", (Phase(1.0, {"practices": (read, studied)}),))
+    monkeypatch.setattr(text, "READ", read)
+    monkeypatch.setattr(text, "STUDIED", studied)
     monkeypatch.setattr(text, "TASKS", (TASKS[0], TASKS[4]))  # one known, one unseen
     assert [task.split for task in text.TASKS] == [Split.TRAIN, Split.HELD_OUT]
     with torch.compiler.set_stance("force_eager"):
