@@ -42,6 +42,9 @@ def test_a_job_that_sees_two_generators_die_fails_and_says_so(
         os.kill(first, signal.SIGKILL)
     # the first may still be on its way out
     second = eventually(lambda: {server.generator_pid()} - {None, first}).pop()
+    retried = f"{where.rpartition('/')[2]}: the generator process was killed"
+    eventually(lambda: retried in server.log.read_text())
+    eventually(lambda: http.get(where).json()["status"] == "generating")
     os.kill(second, signal.SIGKILL)  # while it loads, the job waits for it
     adapter = eventually(lambda: _failed(http, where), 240)
     assert adapter["error"]["code"] == "generator_died"
