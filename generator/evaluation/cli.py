@@ -69,10 +69,14 @@ def _examine_tasks(
     from generator.training.corpus.inventory import Split
 
     examiner = load_task_examiner(generator, document_generator)
-    suites = (("known tasks", Split.TRAIN), ("unseen tasks", Split.HELD_OUT))
+    suites = (
+        ("known, familiar words", Split.TRAIN, Split.TRAIN),
+        ("known tasks", Split.TRAIN, Split.HELD_OUT),
+        ("unseen tasks", Split.HELD_OUT, Split.HELD_OUT),
+    )
     results = [
-        examine_tasks(examiner, name, task_exams(split, phrasings, examiner.chunker, seed))
-        for name, split in track(suites, "Asking", transient=True)
+        examine_tasks(examiner, name, task_exams(split, phrasings, examiner.chunker, seed, about))
+        for name, split, about in track(suites, "Asking", transient=True)
     ]
     Console().print(tasks_table(results))
     return [result.as_json() for result in results]

@@ -1,7 +1,7 @@
 """Examination of a Text-to-LoRA generator: are questions answered in the form that it was told?
 
-Everything is held out: the phrasings of the descriptions, the documents and the wordings of their
-questions; of some tasks every phrasing is.
+The phrasings of the descriptions are held out, and of some tasks every phrasing is; so are the
+documents and the wordings of questions, but for one suite that tells both difficulties apart.
 """
 
 from collections import defaultdict
@@ -116,21 +116,24 @@ class TaskExaminer:
         ]
 
 
-def task_exams(split: Split, phrasings: int, chunker: Chunker, seed: int) -> list[TaskExam]:
-    """``phrasings`` exams of each task of the split, about documents of one chunk."""
+def task_exams(
+    split: Split, phrasings: int, chunker: Chunker, seed: int, about: Split = Split.HELD_OUT
+) -> list[TaskExam]:
+    """``phrasings`` exams of each task of the split, about documents of one chunk, whose words and
+    wordings are of the split ``about``."""
     rng = Random(f"tasks {split} {seed}")
     return [
-        _exam(task, description, chunker, rng)
+        _exam(task, description, about, chunker, rng)
         for task in TASKS
         if task.split is split
         for description in rng.sample(task.wordings(Split.HELD_OUT), phrasings)
     ]
 
 
-def _exam(task: Task, description: str, chunker: Chunker, rng: Random) -> TaskExam:
+def _exam(task: Task, description: str, about: Split, chunker: Chunker, rng: Random) -> TaskExam:
     while True:
         document = documents.document(
-            rng, Split.HELD_OUT, facts=rng.randint(*FACTS), fillers=rng.randint(0, 2)
+            rng, about, facts=rng.randint(*FACTS), fillers=rng.randint(0, 2)
         )
         questions = [
             TaskQuestion(fact.question, fact.value, answer)
