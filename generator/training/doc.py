@@ -10,10 +10,12 @@ V vocabulary.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -376,8 +378,6 @@ def train_doc(
     ``start_from`` is a trained generator to go on from, past the first phases; its shape is kept.
     """
     torch.manual_seed(0)
-    # the head stays in float32 as published, its products run on the processor's bfloat16 units
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base_folder)
     base = Qwen3ForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16)
     base.requires_grad_(False).eval()
@@ -410,7 +410,8 @@ def train_doc(
             found[f"held out, {study.chunks} chunks, up to {study.facts[1]} facts"] = right / total
         return found
 
-    run.run(train, lambda batch: student.loss(batch, kl_weight), evaluate, minutes=minutes)
+    with _bfloat16_products():
+        run.run(train, lambda batch: student.loss(batch, kl_weight), evaluate, minutes=minutes)
     config = DocGeneratorConfig(
         name="doclora-tiny-doc",
         base_model=os.path.relpath(base_folder, out),
@@ -421,3 +422,14 @@ def train_doc(
         hypernetwork=hypernetwork.config,
     )
     save(out, config, hypernetwork, torch.bfloat16)
+
+
+@contextmanager
+def _bfloat16_products() -> Iterator[None]:
+    """The head stays in float32 as published; its products run on a CPU's bfloat16 units."""
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
